@@ -1,0 +1,48 @@
+"""Failpoints: the places where the fault tests kill a process of the engine.
+
+``failpoint(label)`` stands before every step that changes something outside the process: driver
+calls, commits, mounts, clones, netlink requests. With ``PYENGINE_FAULTS`` unset it does nothing.
+Set, it names a directory; each process appends ``<role> <label>`` to ``trace`` there, and when
+``kill`` there holds ``<role> <n>``, that role's n-th step from then on is its last.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+_directory = os.environ.get("PYENGINE_FAULTS", "")
+_role = "daemon"
+_count = 0
+_armed = ""
+
+
+def set_role(role: str) -> None:
+    """Say what this process is: daemon, zygote, shim or init. A fork starts counting anew."""
+    global _role, _count, _armed
+    _role, _count, _armed = role, 0, ""
+
+
+def failpoint(label: str) -> None:
+    """Count one step, and die here (SIGKILL) if this is the one the test asked for."""
+    if _directory:
+        _hit(label)
+
+
+def _hit(label: str) -> None:
+    global _count, _armed
+    with open(os.path.join(_directory, "trace"), "ab", buffering=0) as trace:
+        trace.write(f"{_role} {label}\n".encode())
+    try:
+        with open(os.path.join(_directory, "kill")) as file:
+            wanted = file.read().strip()
+    except OSError:
+        return
+    if wanted != _armed:
+        _armed, _count = wanted, 0
+    role, _, number = wanted.partition(" ")
+    if role != _role:
+        return
+    _count += 1
+    if number.isdigit() and _count == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)

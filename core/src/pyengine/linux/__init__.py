@@ -1,0 +1,1 @@
+"""The kernel, one thin function per call; nothing here knows what a container is."""

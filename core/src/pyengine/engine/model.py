@@ -281,13 +281,13 @@ class State(Wire):
         return self.status is Status.PAUSED
 
 
-class MountPoint(Wire, omit_defaults=False):
+class MountPoint(Wire):
     """``Mounts`` of inspect: one resolved mount. ``name`` and ``driver`` only for volumes."""
 
     type: str
     name: str = ""
     source: str = ""
-    destination: str
+    destination: str = ""
     driver: str = ""
     mode: str = ""
     rw: bool = field(name="RW", default=True)

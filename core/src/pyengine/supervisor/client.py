@@ -1,0 +1,1 @@
+"""The daemon's side of the supervisor: start shims, find them again, talk to them."""

@@ -1,0 +1,89 @@
+"""What the daemon and a shim tell each other about a container, as values.
+
+``protocol`` frames them. They are JSON objects on the wire and in files, so that a shim and a
+daemon of different versions understand each other: fields may be added, never removed or changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+PROTOCOL = 1
+
+
+class Launch(msgspec.Struct, kw_only=True):
+    """Everything a shim needs to own a container; travels as a sealed memfd.
+
+    ``runtime`` and ``logging`` name drivers that the zygote has preloaded. ``spec`` is the OCI
+    runtime spec. ``bundle``: the runtime's directory under the exec root. ``state_dir``: the
+    container's directory in the data root, where the exit record goes (``exit.json``).
+    ``open_stdin``: keep the container's stdin open until a client closes it; otherwise /dev/null.
+    ``stdin_once``: close stdin when the first attached client that gave input ends.
+    """
+
+    id: str
+    name: str
+    runtime: str
+    logging: str
+    spec: dict[str, Any]
+    bundle: str
+    state_dir: str
+    socket: str
+    log_path: str
+    log_options: dict[str, str] = {}
+    log_attributes: dict[str, str] = {}
+    terminal: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    console_size: tuple[int, int] = (0, 0)
+    shim_cgroup: str = ""
+    oom_score_adj: int = -500
+    trace: bool = True
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One line of ``run --trace``: monotonic ns since boot, so processes compare."""
+
+    name: str
+    start: int
+    duration: int
+    process: str
+
+
+class ExitRecord(msgspec.Struct, kw_only=True):
+    """``exit.json``, written (rename, fsync) after the log is drained, before the event is sent.
+
+    ``code``: as a shell has it (128 + signal). Times: ns since the epoch. ``error``: set when it
+    did not end by itself (shim killed, runtime failed).
+    """
+
+    id: str
+    code: int
+    finished: int
+    started: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    log_dropped: int = 0
+
+
+class ExecRecord(msgspec.Struct, kw_only=True):
+    """An exec as the shim knows it; ``code`` is None while it runs."""
+
+    exec_id: str
+    pid: int
+    code: int | None = None
+
+
+class Hello(msgspec.Struct, kw_only=True):
+    """A shim's first words on every connection."""
+
+    protocol: int
+    id: str
+    shim_pid: int
+    pid: int
+    status: str
+    execs: list[ExecRecord] = []
+    exit: ExitRecord | None = None
+    paused: bool = False

@@ -249,6 +249,35 @@ class NetworkingConfig(Wire):
     endpoints_config: dict[str, EndpointSettings | None] | None = None
 
 
+class ExecConfig(Wire):
+    """Body of ``POST /containers/{id}/exec``."""
+
+    user: str = ""
+    privileged: bool = False
+    tty: bool = False
+    console_size: list[int] | None = None
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    detach: bool = False
+    detach_keys: str = ""
+    env: list[str] | None = None
+    working_dir: str = ""
+    cmd: list[str] | None = None
+
+
+class Exec(msgspec.Struct, kw_only=True):
+    """A further process in a container. ``exit_code`` is None until it has ended."""
+
+    id: str
+    container_id: str
+    config: ExecConfig
+    pid: int = 0
+    running: bool = False
+    exit_code: int | None = None
+    can_remove: bool = False
+
+
 class Status(enum.StrEnum):
     """``State.Status``. ``removing`` and ``dead`` are what is left of a removal."""
 

@@ -95,6 +95,9 @@ class Driver(ABC):
     priority: ClassVar[int] = 50
     #: Version of the contract that the driver was written for, as ``major.minor``.
     contract: ClassVar[str] = "1.0"
+    #: The driver's directory under the data root (``context.root``), where Docker's layout or the
+    #: driver's own history wants a certain one; empty: ``<kind>/<name>``.
+    directory: ClassVar[str] = ""
 
     def __init__(self, context: DriverContext) -> None:
         self.context = context

@@ -1,0 +1,399 @@
+"""Finding, choosing, loading and probing drivers.
+
+Discovery reads the metadata of installed distributions and imports nothing. A driver is imported
+when it is chosen, by stevedore, on a thread with a deadline; ``pyengine drivers`` probes every one
+in a child process of its own, so what is broken, hangs or kills its process is a line in a table.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from stevedore.driver import DriverManager
+
+from pyengine.contracts.base import Driver, DriverContext, Kind, Probe
+from pyengine.errors import (
+    DriverBroken,
+    DriverDuplicate,
+    DriverMissing,
+    DriverUnavailable,
+    EngineError,
+)
+
+IMPORT_DEADLINE = 10.0
+PROBE_DEADLINE = 10.0
+
+#: How the packages of a kind are called, by convention: what to suggest when one is missing.
+PACKAGE_PREFIX = {Kind.NETWORK: "net", Kind.LOGGING: "log"}
+
+
+class Installed(msgspec.Struct, frozen=True):
+    """One entry point of a driver group, as metadata has it."""
+
+    kind: Kind
+    name: str
+    target: str
+    package: str
+    version: str
+
+    @property
+    def entry_point(self) -> importlib.metadata.EntryPoint:
+        return importlib.metadata.EntryPoint(self.name, self.target, group(self.kind))
+
+
+class DriverStatus(msgspec.Struct):
+    """A line of ``pyengine drivers``. ``chosen``: this engine's default of its kind."""
+
+    kind: str
+    name: str
+    package: str
+    version: str
+    available: bool
+    chosen: bool = False
+    reason: str = ""
+    help: str = ""
+
+
+def group(kind: Kind) -> str:
+    """The entry-point group of a kind."""
+    return f"pyengine.{kind.value}"
+
+
+def discover(groups: Iterable[str] | None = None) -> dict[str, list[importlib.metadata.EntryPoint]]:
+    """Entry points of all groups of pyengine (or these), from metadata alone; fresh each call."""
+    wanted = set(groups) if groups is not None else None
+    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower()
+        if name in seen:
+            continue  # a copy later on sys.path, which Python would not import either
+        seen.add(name)
+        for entry in distribution.entry_points:
+            if entry.group.startswith("pyengine.") and (wanted is None or entry.group in wanted):
+                found.setdefault(entry.group, []).append(entry)
+    return found
+
+
+class Catalog:
+    """What is installed, by kind and name. Made once per daemon start."""
+
+    def __init__(self) -> None:
+        self._installed: dict[tuple[Kind, str], list[Installed]] = {}
+        groups = {group(kind): kind for kind in Kind}
+        for name, entries in discover(groups).items():
+            for entry in entries:
+                distribution = entry.dist
+                item = Installed(
+                    kind=groups[name],
+                    name=entry.name,
+                    target=entry.value,
+                    package=distribution.metadata["Name"] if distribution else "?",
+                    version=distribution.version if distribution else "?",
+                )
+                self._installed.setdefault((item.kind, item.name), []).append(item)
+
+    def names(self, kind: Kind) -> list[str]:
+        return sorted(name for k, name in self._installed if k is kind)
+
+    def all(self) -> list[Installed]:
+        return sorted(
+            (item for items in self._installed.values() for item in items),
+            key=lambda item: (list(Kind).index(item.kind), item.name, item.package),
+        )
+
+    def find(self, kind: Kind, name: str) -> Installed:
+        """The one driver of that kind and name, or ``DriverMissing`` / ``DriverDuplicate``."""
+        items = self._installed.get((kind, name), [])
+        if not items:
+            installed = ", ".join(self.names(kind)) or "none"
+            package = f"pyengine-{PACKAGE_PREFIX.get(kind, kind.value)}-{name}"
+            raise DriverMissing(
+                f"no {kind.value} driver {name!r} is installed",
+                f"installed: {installed}",
+                f"if a package provides it, install that: pip install {package}",
+            )
+        if len(items) > 1:
+            packages = ", ".join(f"{item.package} {item.version}" for item in items)
+            raise DriverDuplicate(
+                f"{kind.value} driver {name!r} is provided by more than one package",
+                packages,
+                f"uninstall all but one: pip uninstall {items[-1].package}",
+            )
+        return items[0]
+
+    def load(self, kind: Kind, name: str, deadline: float = IMPORT_DEADLINE) -> type[Driver]:
+        """Import a driver's class.
+
+        Raises ``DriverBroken`` when its import fails, takes longer than ``deadline`` seconds or
+        starts a thread, or when what it names is not a driver of that kind.
+        """
+        item = self.find(kind, name)
+        return load_class(item, deadline)
+
+
+def load_class(item: Installed, deadline: float = IMPORT_DEADLINE) -> type[Driver]:
+    """As :meth:`Catalog.load`, for a known entry point."""
+    label = f"{item.kind.value} driver {item.name!r}"
+    source = f"package {item.package} {item.version}"
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append(_Loader(item).driver)
+        except BaseException as error:
+            outcome.append(error)
+
+    before = set(threading.enumerate())
+    thread = threading.Thread(target=work, name=f"import-{item.name}", daemon=True)
+    thread.start()
+    thread.join(deadline)
+    if not outcome:
+        raise DriverBroken(
+            f"{label} hangs while it is imported",
+            f"{source} did not finish within {deadline:g} s",
+            f"uninstall it, or choose another: pip uninstall {item.package}",
+        )
+    if isinstance(outcome[0], BaseException):
+        error = outcome[0]
+        raise DriverBroken(
+            f"{label} cannot be imported",
+            f"{source}: {type(error).__name__}: {error}",
+            f"reinstall it: pip install --force-reinstall {item.package}",
+        ) from error
+    started = [t for t in threading.enumerate() if t not in before and t is not thread]
+    if started:
+        raise DriverBroken(
+            f"{label} starts a thread while it is imported",
+            f"{source}: {started[0].name}",
+            "a driver must do nothing at import: this is a defect of the package",
+        )
+    found = outcome[0]
+    if not (isinstance(found, type) and issubclass(found, Driver) and found.kind is item.kind):
+        raise DriverBroken(
+            f"{label} is not a {item.kind.value} driver",
+            f"{source}: {item.target} is {found!r}",
+            "its entry point must name a subclass of the contract",
+        )
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise DriverBroken(
+            f"{label} does not implement its contract",
+            f"{source}: missing {', '.join(missing)}",
+            "it may have been written for another version: upgrade it",
+        )
+    return found
+
+
+class _Loader(DriverManager):  # type: ignore[misc]
+    """stevedore, told which entry point: its own scan would go through a cache in the home
+    directory and could not say which package an entry point belongs to."""
+
+    def __init__(self, item: Installed) -> None:
+        self._entry = item.entry_point
+        super().__init__(namespace=group(item.kind), name=item.name, invoke_on_load=False)
+
+    def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
+        return [self._entry]
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Where an engine lives: enough to make the context of any driver."""
+
+    data_root: Path
+    exec_root: Path
+    engine_id: str
+    prefix: str
+
+
+def context(places: Places, driver: type[Driver], options: Mapping[str, str]) -> DriverContext:
+    """The context of a driver in this engine."""
+    return DriverContext(
+        engine_id=places.engine_id,
+        prefix=places.prefix,
+        root=places.data_root / (driver.directory or f"{driver.kind.value}/{driver.name}"),
+        run=places.exec_root / "drivers" / f"{driver.kind.value}-{driver.name}",
+        options=dict(options),
+    )
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What was asked for: a driver's name (empty: whichever is best here) and its options."""
+
+    name: str = ""
+    options: dict[str, str] = {}
+
+
+class Drivers:
+    """The drivers of one engine: loaded on first use, one instance each."""
+
+    def __init__(self, catalog: Catalog, places: Places, choices: Mapping[Kind, Choice]) -> None:
+        self.catalog = catalog
+        self.places = places
+        self._choices = choices
+        self._instances: dict[tuple[Kind, str], Driver] = {}
+        self._defaults: dict[Kind, str] = {}
+
+    def default(self, kind: Kind) -> str:
+        """The name of the engine's default driver of ``kind``.
+
+        The configured one; else the available one of highest priority. ``DriverUnavailable``
+        listing each with its reason if none is.
+        """
+        if kind not in self._defaults:
+            choice = self._choices.get(kind, Choice())
+            self._defaults[kind] = choice.name or self._best(kind)
+        return self._defaults[kind]
+
+    def get(self, kind: Kind, name: str = "") -> Driver:
+        """The instance of driver ``name`` (default: the engine's choice), ready for use.
+
+        Raises the errors of ``Catalog.load`` and ``DriverUnavailable`` with the probe's reason.
+        """
+        name = name or self.default(kind)
+        instance = self._instances.get((kind, name))
+        if instance is None:
+            driver = self.catalog.load(kind, name)
+            instance = self._make(driver, name)
+            self._instances[kind, name] = instance
+        return instance
+
+    def loaded(self, kind: Kind) -> list[Driver]:
+        """Instances of ``kind`` made so far."""
+        return [driver for (k, _), driver in self._instances.items() if k is kind]
+
+    def close(self) -> None:
+        for driver in self._instances.values():
+            driver.close()
+
+    def options(self, kind: Kind, name: str) -> dict[str, str]:
+        """Options configured for a driver: they belong to the one that was named with them."""
+        choice = self._choices.get(kind, Choice())
+        return choice.options if choice.name in ("", name) else {}
+
+    def _make(self, driver: type[Driver], name: str) -> Driver:
+        where = context(self.places, driver, self.options(driver.kind, name))
+        label = f"{driver.kind.value} driver {name!r}"
+        try:
+            probe = driver.probe(where)
+            if probe.available:
+                return driver(where)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise DriverBroken(
+                f"{label} fails when it is probed", f"{type(error).__name__}: {error}"
+            ) from error
+        raise DriverUnavailable(f"{label} is not available here", probe.reason, probe.help)
+
+    def _best(self, kind: Kind) -> str:
+        candidates: list[tuple[int, str]] = []
+        reasons: list[str] = []
+        for name in self.catalog.names(kind):
+            try:
+                driver = self.catalog.load(kind, name)
+            except DriverBroken as error:
+                reasons.append(f"{name}: {error.brief}")
+                continue
+            candidates.append((driver.priority, name))
+        for _, name in sorted(candidates, key=lambda c: (-c[0], c[1])):
+            try:
+                self.get(kind, name)
+                return name
+            except EngineError as error:
+                reasons.append(f"{name}: {error.detail or error.brief}")
+        raise DriverUnavailable(
+            f"no {kind.value} driver is available",
+            "; ".join(reasons) or "none is installed",
+            f"install one: pip install pyengine-{PACKAGE_PREFIX.get(kind, kind.value)}-...",
+        )
+
+
+# -- pyengine drivers ------------------------------------------------------------------------------
+
+
+def survey(
+    kinds: Sequence[Kind] = tuple(Kind), chosen: Mapping[Kind, Iterable[str]] | None = None
+) -> list[DriverStatus]:
+    """Every installed driver with what its probe says; each probed in a child of its own.
+
+    ``chosen``: names to be marked, by kind. Nothing a driver does can raise here.
+    """
+    catalog = Catalog()
+    items = [item for item in catalog.all() if item.kind in kinds]
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
+        probes = list(pool.map(lambda item: _probe_in_child(catalog, item), items))
+    marked = {kind: set(names) for kind, names in (chosen or {}).items()}
+    return [
+        DriverStatus(
+            kind=item.kind.value,
+            name=item.name,
+            package=item.package,
+            version=item.version,
+            available=probe.available,
+            chosen=item.name in marked.get(item.kind, ()),
+            reason=probe.reason,
+            help=probe.help,
+        )
+        for item, probe in zip(items, probes, strict=True)
+    ]
+
+
+def _probe_in_child(catalog: Catalog, item: Installed) -> Probe:
+    try:
+        catalog.find(item.kind, item.name)
+    except DriverDuplicate as error:
+        return Probe(False, f"{error.brief}: {error.detail}", error.help)
+    command = [sys.executable, "-m", "pyengine.drivers", msgspec.json.encode(item).decode()]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=PROBE_DEADLINE,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        return Probe(
+            False,
+            f"hangs while it is imported or probed (over {PROBE_DEADLINE:g} s)",
+            f"pip uninstall {item.package}",
+        )
+    try:
+        return msgspec.json.decode(done.stdout.rpartition(b"\x1e")[2], type=Probe)
+    except msgspec.DecodeError:
+        end = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return Probe(False, f"its probe ended the process ({end}): {last}", "see its documentation")
+
+
+def _probe_here(item: Installed) -> Probe:
+    try:
+        driver = load_class(item)
+        with tempfile.TemporaryDirectory(prefix="pyengine-probe-") as scratch:
+            places = Places(Path(scratch) / "data", Path(scratch) / "run", "probe", "peprobe")
+            return driver.probe(context(places, driver, {}))
+    except EngineError as error:
+        return Probe(False, f"{error.brief}: {error.detail}", error.help)
+    except Exception as error:
+        return Probe(False, f"its probe raised {type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    answer = _probe_here(msgspec.json.decode(sys.argv[1], type=Installed))
+    # The record separator: a driver may have printed something before.
+    sys.stdout.write("\x1e" + msgspec.json.encode(answer).decode())
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,1 @@
+"""What the engine remembers: records in a database, blobs by digest."""

@@ -196,7 +196,7 @@ def load_class(item: Installed, deadline: float = IMPORT_DEADLINE) -> type[Drive
     return found
 
 
-class _Loader(DriverManager):  # type: ignore[misc]
+class _Loader(DriverManager):  # type: ignore[type-arg]
     """stevedore, told which entry point: its own scan would go through a cache in the home
     directory and could not say which package an entry point belongs to."""
 

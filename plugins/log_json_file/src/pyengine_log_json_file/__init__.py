@@ -1,0 +1,1 @@
+"""Docker's json-file logs. ``writer`` is for the shim, ``reader`` for the daemon."""

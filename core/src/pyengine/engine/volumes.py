@@ -1,0 +1,221 @@
+"""Volumes: records here, contents with the volume drivers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pyengine import timestamps
+from pyengine.contracts.base import Kind
+from pyengine.contracts.volume import VolumeDriver, VolumeRecord
+from pyengine.drivers import Drivers
+from pyengine.engine.calls import DriverCalls
+from pyengine.engine.events import Events
+from pyengine.engine.names import new_id
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
+from pyengine.state.database import Change, Database, Delete, Put
+
+Filters = Mapping[str, Sequence[str]]
+Lines = list[str]
+
+TABLE = "volumes"
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+FILTERS = frozenset({"name", "label", "driver", "dangling"})
+
+
+class Volumes:
+    """The volumes service. ``users`` (volume -> container ids) comes from the containers service."""
+
+    def __init__(
+        self,
+        database: Database,
+        drivers: Drivers,
+        calls: Callable[[Kind, str], DriverCalls],
+        events: Events,
+    ) -> None:
+        self._database = database
+        self._drivers = drivers
+        self._calls = calls
+        self._events = events
+        self._records = database.load(TABLE, VolumeRecord)
+        self.users: Callable[[str], list[str]] = lambda name: []
+
+    def all(self) -> dict[str, VolumeRecord]:
+        """Every record by name: a snapshot."""
+        return dict(self._records)
+
+    def list(self, filters: Filters | None = None) -> list[VolumeRecord]:
+        """Volumes in order of name; ``InvalidParameter`` for an unknown filter."""
+        for name in filters or {}:
+            if name not in FILTERS:
+                raise InvalidParameter(f"invalid filter '{name}'")
+        wanted = {name: values for name, values in (filters or {}).items() if values}
+        return [r for _, r in sorted(self._records.items()) if self._matches(r, wanted)]
+
+    def get(self, name: str) -> VolumeRecord:
+        """``NotFound`` in Docker's words if there is none."""
+        record = self._records.get(name)
+        if record is None:
+            raise NotFound(f"get {name}: no such volume")
+        return record
+
+    def mountpoint(self, name: str) -> str:
+        """Where the contents are on the host."""
+        record = self.get(name)
+        return str(self._driver(record.driver).path(name))
+
+    async def create(
+        self,
+        name: str = "",
+        driver: str = "",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> VolumeRecord:
+        """Make a volume, or return the one of that name if driver and options agree."""
+        record, changes = await self.prepare(name, driver, options, labels)
+        if changes:
+            await self._database.commit(*changes)
+            self.made(record)
+        return record
+
+    async def prepare(
+        self,
+        name: str = "",
+        driver: str = "",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> tuple[VolumeRecord, list[Change]]:
+        """As :meth:`create`, but leaves the commit (of these changes) and :meth:`made` to the
+        caller: a container and its volumes are one transaction."""
+        anonymous = not name
+        name = name or new_id()
+        if not NAME.fullmatch(name):
+            raise InvalidParameter(
+                f'create {name}: "{name}" includes invalid characters for a local volume name, '
+                'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed',
+                help="If you intended to pass a host directory, use absolute path",
+            )
+        existing = self._records.get(name)
+        if existing is not None:
+            if driver and driver != existing.driver:
+                raise Conflict(
+                    f'create {name}: conflict: volume name "{name}" is in use by driver '
+                    f'"{existing.driver}"',
+                )
+            if options and dict(options) != existing.options:
+                raise Conflict(f'create {name}: volume "{name}" exists with other options')
+            return existing, []
+        driver = driver or self._drivers.default(Kind.VOLUME)
+        record = VolumeRecord(
+            name=name,
+            driver=driver,
+            options=dict(options or {}),
+            labels=dict(labels or {}),
+            created=timestamps.now(),
+            anonymous=anonymous,
+        )
+        await self._calls(Kind.VOLUME, driver)(self._driver(driver).create, record)
+        return record, [Put(TABLE, name, record)]
+
+    def made(self, record: VolumeRecord) -> None:
+        """The commit of a prepared volume is done."""
+        self._records[record.name] = record
+        self._events.emit("volume", "create", record.name, {"driver": record.driver})
+
+    async def remove(self, name: str, force: bool = False) -> None:
+        """``Conflict`` while a container refers to it. ``force``: absent is fine."""
+        if force and name not in self._records:
+            return
+        record = self.get(name)
+        users = self.users(name)
+        if users:
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+        await self._database.commit(Delete(TABLE, name))
+        self._records.pop(name, None)
+        await self._calls(Kind.VOLUME, record.driver)(self._driver(record.driver).remove, name)
+        self._events.emit("volume", "destroy", name, {"driver": record.driver})
+
+    async def prune(self, filters: Filters | None = None) -> tuple[Sequence[str], int]:
+        """Remove unused volumes: anonymous ones, with ``all=true`` all. Names and bytes freed."""
+        wanted = dict(filters or {})
+        everything = wanted.pop("all", ["false"])[0].lower() in ("1", "true")
+        removed = []
+        freed = 0
+        for record in self.list({k: v for k, v in wanted.items() if k in FILTERS}):
+            if self.users(record.name) or not (everything or record.anonymous):
+                continue
+            size = await self.usage(record.name)
+            try:
+                await self.remove(record.name)
+            except EngineError:
+                continue
+            removed.append(record.name)
+            freed += max(size, 0)
+        self._events.emit("volume", "prune", "", {"reclaimed": str(freed)})
+        return removed, freed
+
+    async def usage(self, name: str) -> int:
+        """Bytes in the volume."""
+        record = self.get(name)
+        return await self._calls(Kind.VOLUME, record.driver)(
+            self._driver(record.driver).usage, name
+        )
+
+    async def mount(self, name: str, container: str) -> Path:
+        """Make the contents present for ``container``."""
+        record = self.get(name)
+        calls = self._calls(Kind.VOLUME, record.driver)
+        path = await calls(self._driver(record.driver).mount, record, container)
+        self._events.emit(
+            "volume", "mount", name, {"container": container, "driver": record.driver}
+        )
+        return path
+
+    async def unmount(self, name: str, container: str) -> None:
+        """``container`` no longer needs it. Absent is fine."""
+        record = self._records.get(name)
+        if record is None:
+            return
+        calls = self._calls(Kind.VOLUME, record.driver)
+        await calls(self._driver(record.driver).unmount, record, container)
+        self._events.emit(
+            "volume", "unmount", name, {"container": container, "driver": record.driver}
+        )
+
+    async def reconcile(self, users: Mapping[str, set[str]]) -> Sequence[str]:
+        """At start: make disk and kernel agree with the records. What was done, a sentence each."""
+        done: Lines = []
+        names = {record.driver for record in self._records.values()}
+        names.add(self._drivers.default(Kind.VOLUME))
+        for name in names:
+            known = {n: r for n, r in self._records.items() if r.driver == name}
+            result = await self._calls(Kind.VOLUME, name)(
+                self._driver(name).reconcile, known, users
+            )
+            done += result.removed + result.restored + result.failed
+        return done
+
+    def _driver(self, name: str) -> VolumeDriver:
+        driver = self._drivers.get(Kind.VOLUME, name)
+        assert isinstance(driver, VolumeDriver)
+        return driver
+
+    def _matches(self, record: VolumeRecord, filters: Filters) -> bool:
+        for name, values in filters.items():
+            match name:
+                case "name":
+                    hit = any(value in record.name for value in values)
+                case "driver":
+                    hit = record.driver in values
+                case "label":
+                    hit = all(
+                        record.labels.get(k) == v if equals else k in record.labels
+                        for k, equals, v in (value.partition("=") for value in values)
+                    )
+                case _:
+                    wanted = values[0].lower() in ("1", "true")
+                    hit = wanted is (not self.users(record.name))
+            if not hit:
+                return False
+        return True

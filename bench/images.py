@@ -6,7 +6,7 @@ import io
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -60,9 +60,8 @@ def json_lines(total: int = 71_000_000) -> Iterator[bytes]:
     yield from _until(total, line)
 
 
-def load(cli: str, host: str, name: str, write: Writer) -> None:
-    """Import what `write` produces as image `name` unless the engine at `host` has it."""
-    docker = [cli, "-H", host]
+def load(docker: Sequence[str], name: str, write: Writer) -> None:
+    """Import what `write` produces as image `name`, unless the engine behind `docker` has it."""
     seen = subprocess.run([*docker, "image", "inspect", name], capture_output=True, check=False)
     if seen.returncode == 0:
         return

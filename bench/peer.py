@@ -36,6 +36,7 @@ PACKAGES = (
     "podman",
     "iproute2",
     "iptables",
+    "nftables",
     "busybox-static",
     "ca-certificates",
     "procps",
@@ -265,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             peer.build()
             peer.start()
             if given.image:
-                images.load(peer.cli(), peer.url, "busybox:latest", images.busybox_tar)
+                images.load([peer.cli(), "-H", peer.url], "busybox:latest", images.busybox_tar)
         elif given.action == "stop":
             peer.stop()
     except PeerError as error:

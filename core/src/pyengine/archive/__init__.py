@@ -1,0 +1,23 @@
+"""Layers as tar streams: reading, writing and unpacking them safely, for any storage driver.
+
+Sources: POSIX.1-2001 pax, GNU tar's manual ("Tar Internals") for long names and sparse files, the
+OCI image specification's ``layer.md`` for whiteouts, and Documentation/filesystems/overlayfs.rst of
+the kernel for how overlay spells them.
+"""
+
+from pyengine.archive.compression import HashingReader, decompress
+from pyengine.archive.pack import Packer, measure, pack
+from pyengine.archive.reader import Entry, TarReader
+from pyengine.archive.unpack import Whiteouts, unpack
+
+__all__ = [
+    "Entry",
+    "HashingReader",
+    "Packer",
+    "TarReader",
+    "Whiteouts",
+    "decompress",
+    "measure",
+    "pack",
+    "unpack",
+]

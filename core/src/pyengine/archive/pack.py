@@ -1,0 +1,284 @@
+"""Writes directories as tar streams: sorted, without names of users, so equal trees, equal bytes.
+
+Files are written whole: holes depend on how a filesystem allocates, and would make two exports of
+one layer differ. :mod:`pyengine.archive.unpack` makes the holes again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import BinaryIO
+
+from pyengine.archive.reader import (
+    BLOCK,
+    BLOCK_DEVICE,
+    CHAR,
+    CHUNK,
+    DIRECTORY,
+    HARD_LINK,
+    SYMLINK,
+    Entry,
+)
+from pyengine.archive.unpack import OPAQUE, WHITEOUT, Whiteouts, is_overlay_xattr
+
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ZEROS = bytes(BLOCK)
+#: Labels belong to the host's policy, not to the image.
+_SKIPPED = frozenset(("security.selinux",))
+#: Largest number in an octal field of 12 bytes.
+_OCTAL_11 = 0o77777777777
+_OCTAL_7 = 0o7777777
+
+_TYPES = {
+    stat.S_IFREG: b"0",
+    stat.S_IFLNK: b"2",
+    stat.S_IFCHR: b"3",
+    stat.S_IFBLK: b"4",
+    stat.S_IFDIR: b"5",
+    stat.S_IFIFO: b"6",
+}
+
+
+def pack(
+    root: int | str | os.PathLike[str], out: BinaryIO, whiteouts: Whiteouts = Whiteouts.PLAIN
+) -> None:
+    """Write everything below directory ``root`` to ``out`` as an uncompressed tar.
+
+    Sorted by path component; the root itself is not an entry. With ``Whiteouts.OVERLAY`` the
+    directory is an overlay upper layer, whose whiteouts and opaque marks become ``.wh.`` entries.
+    Sockets are left out (tar has no type for them). No symlink is followed, so a running container
+    may change its tree meanwhile; what vanishes is left out.
+    """
+    fd = os.open(root, _DIRECTORY_FLAGS) if not isinstance(root, int) else os.dup(root)
+    try:
+        packer = Packer(out)
+        _pack_directory(packer, fd, b"", whiteouts)
+        packer.close()
+    finally:
+        os.close(fd)
+
+
+def _pack_directory(packer: Packer, fd: int, path: bytes, whiteouts: Whiteouts) -> None:
+    for name in sorted(os.fsencode(name) for name in os.listdir(fd)):
+        child = path + name
+        try:
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        if whiteouts.overlay and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
+            packer.whiteout(child)
+            continue
+        if not packer.add(fd, name, child, found) or not stat.S_ISDIR(found.st_mode):
+            continue
+        try:
+            inside = os.open(name, _DIRECTORY_FLAGS, dir_fd=fd)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            if whiteouts.overlay and is_opaque(inside, whiteouts):
+                packer.whiteout(child + b"/" + OPAQUE[len(WHITEOUT) :])
+            _pack_directory(packer, inside, child + b"/", whiteouts)
+        finally:
+            os.close(inside)
+
+
+def is_opaque(directory: int | str, whiteouts: Whiteouts) -> bool:
+    """True if overlay hides what the lower layers have under this directory of an upper layer."""
+    try:
+        return os.getxattr(directory, whiteouts.value + "opaque") == b"y"
+    except OSError:
+        return False
+
+
+def measure(root: str | os.PathLike[str]) -> tuple[int, int]:
+    """Apparent bytes of regular files below ``root`` (each inode once), and number of inodes."""
+    size = inodes = 0
+    linked: set[tuple[int, int]] = set()
+    pending = [os.fspath(root)]
+    while pending:
+        # A running container may delete directories under our eyes.
+        with contextlib.suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISDIR(found.st_mode):
+                    pending.append(entry.path)
+                elif found.st_nlink > 1:
+                    key = (found.st_dev, found.st_ino)
+                    if key in linked:
+                        continue
+                    linked.add(key)
+                inodes += 1
+                if stat.S_ISREG(found.st_mode):
+                    size += found.st_size
+    return size, inodes
+
+
+class Packer:
+    """Writes one tar. Paths are relative, without leading or trailing slash."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._links: dict[tuple[int, int], bytes] = {}
+
+    def add(self, directory: int, name: bytes, path: bytes, found: os.stat_result) -> bool:
+        """Write ``name`` in ``directory`` as ``path``; False if it cannot be (socket, vanished)."""
+        type = _TYPES.get(stat.S_IFMT(found.st_mode))
+        if type is None:
+            return False
+        entry = Entry(path + b"/" if type == DIRECTORY else path, type)
+        entry.mode = stat.S_IMODE(found.st_mode)
+        entry.uid, entry.gid = found.st_uid, found.st_gid
+        entry.mtime = found.st_mtime_ns
+        if type == SYMLINK:
+            try:
+                entry.link = os.readlink(name, dir_fd=directory)
+            except OSError:
+                return False
+        elif type in (CHAR, BLOCK_DEVICE):
+            entry.major, entry.minor = os.major(found.st_rdev), os.minor(found.st_rdev)
+        if type != DIRECTORY and found.st_nlink > 1:
+            first = self._links.setdefault((found.st_dev, found.st_ino), path)
+            if first is not path:
+                entry.type, entry.link = HARD_LINK, first
+                self._header(entry)
+                return True
+        if type == b"0":
+            entry.size = found.st_size
+            return self._add_file(directory, name, entry)
+        entry.xattrs = _xattrs(b"/proc/self/fd/%d/%s" % (directory, name))
+        self._header(entry)
+        return True
+
+    def whiteout(self, path: bytes) -> None:
+        """Write the entry that says ``path`` is deleted."""
+        directory, slash, name = path.rpartition(b"/")
+        entry = Entry(directory + slash + WHITEOUT + name, b"0")
+        entry.mode = 0o600
+        self._header(entry)
+
+    def add_bytes(self, path: str, data: bytes, mtime: int = 0, mode: int = 0o644) -> None:
+        """Write a regular file from memory; ``mtime`` in nanoseconds."""
+        entry = Entry(os.fsencode(path), b"0")
+        entry.mode, entry.mtime, entry.size = mode, mtime, len(data)
+        self._header(entry)
+        self._out.write(data)
+        self._out.write(_ZEROS[: -len(data) % BLOCK])
+
+    def close(self) -> None:
+        """Write the end of the archive; the stream stays open."""
+        self._out.write(_ZEROS * 2)
+
+    def _add_file(self, directory: int, name: bytes, entry: Entry) -> bool:
+        # O_NONBLOCK: somebody may have put a fifo here since the stat.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(name, flags, dir_fd=directory)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+                return False
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return False
+            entry.xattrs = _xattrs(fd)
+            self._header(entry)
+            left = entry.size
+            while left:
+                piece = os.read(fd, min(left, CHUNK))
+                if not piece:
+                    break
+                self._out.write(piece)
+                left -= len(piece)
+        finally:
+            os.close(fd)
+        while left:  # it shrank meanwhile, and the header's size is a promise
+            step = min(left, CHUNK)
+            self._out.write(bytes(step))
+            left -= step
+        self._out.write(_ZEROS[: -entry.size % BLOCK])
+        return True
+
+    def _header(self, entry: Entry) -> None:
+        seconds, fraction = divmod(entry.mtime, 1_000_000_000)
+        records: list[tuple[bytes, bytes]] = []
+        # Times before 1970 stay whole: readers disagree about how pax spells -0.5.
+        if (fraction and seconds >= 0) or not 0 <= seconds <= _OCTAL_11:
+            text = b"%d" % seconds
+            if fraction and seconds >= 0:
+                text += (b".%09d" % fraction).rstrip(b"0")
+            records.append((b"mtime", text))
+        for key, raw in ((b"path", entry.name), (b"linkpath", entry.link)):
+            if len(raw) > 100 or not raw.isascii():
+                records.append((key, raw))
+        for key, number, limit in (
+            (b"size", entry.size, _OCTAL_11),
+            (b"uid", entry.uid, _OCTAL_7),
+            (b"gid", entry.gid, _OCTAL_7),
+        ):
+            if number > limit:
+                records.append((key, b"%d" % number))
+        for name in sorted(entry.xattrs):
+            key = b"SCHILY.xattr." + name.encode("utf-8", "surrogateescape")
+            records.append((key, entry.xattrs[name]))
+        if records:
+            body = b"".join(_record(key, value) for key, value in records)
+            extension = Entry(b"PaxHeaders/" + entry.name.rstrip(b"/").rpartition(b"/")[2], b"x")
+            extension.mode, extension.size = 0o644, len(body)
+            self._out.write(_block(extension) + body + _ZEROS[: -len(body) % BLOCK])
+        self._out.write(_block(entry))
+
+
+def _xattrs(target: int | bytes) -> dict[str, bytes]:
+    try:
+        if isinstance(target, int):
+            names = os.listxattr(target)
+        else:
+            names = os.listxattr(target, follow_symlinks=False)
+        return {
+            name: os.getxattr(target, name)
+            if isinstance(target, int)
+            else os.getxattr(target, name, follow_symlinks=False)
+            for name in names
+            if name not in _SKIPPED and not is_overlay_xattr(name)
+        }
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOENT, errno.ENODATA):
+            return {}
+        raise
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """A pax record: its own length in decimal counts itself."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def _block(entry: Entry) -> bytes:
+    """A ustar header block. What does not fit is cut: a pax record before it has the truth."""
+    seconds = entry.mtime // 1_000_000_000
+    header = b"".join(
+        (
+            entry.name[:100].ljust(100, b"\0"),
+            b"%07o\0" % entry.mode,
+            b"%07o\0" % (entry.uid if entry.uid <= _OCTAL_7 else 0),
+            b"%07o\0" % (entry.gid if entry.gid <= _OCTAL_7 else 0),
+            b"%011o\0" % (entry.size if entry.size <= _OCTAL_11 else 0),
+            b"%011o\0" % (seconds if 0 <= seconds <= _OCTAL_11 else 0),
+            b"        ",
+            entry.type,
+            entry.link[:100].ljust(100, b"\0"),
+            b"ustar\00000",
+            bytes(64),
+            b"%07o\0%07o\0" % (entry.major, entry.minor),
+            bytes(167),
+        )
+    )
+    return header[:148] + b"%06o\0 " % sum(header) + header[156:]

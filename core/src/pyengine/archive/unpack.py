@@ -1,0 +1,473 @@
+"""Unpacks a tar stream under a directory, and never outside it.
+
+Every name is split into its parent directory, opened with openat2(RESOLVE_IN_ROOT), and its last
+component, on which no call follows a symlink. So ``..``, absolute names, symlinks that an earlier
+entry made and hard links all stay inside, whatever the archive says, without a chroot (behind
+which Python would be at the mercy of the image).
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from pyengine.archive.reader import (
+    BLOCK_DEVICE,
+    CHAR,
+    DIRECTORY,
+    FIFO,
+    HARD_LINK,
+    REGULAR,
+    SYMLINK,
+    Entry,
+    TarReader,
+)
+from pyengine.errors import InvalidParameter
+from pyengine.linux.syscalls import RESOLVE_IN_ROOT, openat2
+
+WHITEOUT = b".wh."
+WHITEOUT_META = b".wh..wh."
+OPAQUE = b".wh..wh..opq"
+
+#: A run of zeros this long becomes a hole.
+_HOLE = 65536
+_ZEROS = bytes(_HOLE)
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_PARENTS = 64
+
+#: errno values that say the archive is wrong, not the disk.
+_ARCHIVE_FAULTS = frozenset(
+    (
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENOENT,
+        errno.EXDEV,
+        errno.EINVAL,
+        errno.EMLINK,
+    )
+)
+
+
+class Whiteouts(enum.Enum):
+    """How whiteouts look in the directory, against ``.wh.*`` in the tar.
+
+    ``OVERLAY``: 0:0 character devices and the attribute ``trusted.overlay.opaque``;
+    ``OVERLAY_USER``: the same with ``user.overlay.opaque``, as in a user namespace;
+    ``APPLY``: the directory holds the parent's files, and what is whited out is deleted;
+    ``PLAIN``: names that begin with ``.wh.`` are names like any other.
+    """
+
+    OVERLAY = "trusted.overlay."
+    OVERLAY_USER = "user.overlay."
+    APPLY = "apply"
+    PLAIN = "plain"
+
+    @property
+    def overlay(self) -> bool:
+        return self in (Whiteouts.OVERLAY, Whiteouts.OVERLAY_USER)
+
+
+def is_overlay_xattr(name: str) -> bool:
+    """True for attributes by which overlay keeps its books; an image must not bring its own."""
+    return name.startswith(("trusted.overlay.", "user.overlay."))
+
+
+def unpack(
+    stream: BinaryIO,
+    root: int | str | os.PathLike[str],
+    whiteouts: Whiteouts,
+    lowers: Sequence[Path] = (),
+) -> None:
+    """Unpack the uncompressed tar ``stream``, read to its end, into directory ``root``.
+
+    Entries take effect in order and later ones replace earlier ones, except that a directory over
+    a directory only changes its attributes. The archive's own root entry is ignored, as Docker
+    ignores it. Directories that no entry names get the attributes of that directory in the first
+    of ``lowers`` (top layer first) that has it, or root's and 0755. Long runs of zeros become
+    holes. Owners and groups are numeric.
+
+    Raises ``InvalidParameter`` naming the entry for a bad archive, ``OSError`` for the disk's
+    failures. What was unpacked until then stays.
+    """
+    if isinstance(root, int):
+        _Unpacker(root, whiteouts, lowers).run(stream)
+        return
+    fd = os.open(root, _DIRECTORY_FLAGS)
+    try:
+        _Unpacker(fd, whiteouts, lowers).run(stream)
+    finally:
+        os.close(fd)
+
+
+def clean(name: bytes) -> bytes:
+    """``name`` without ``.``, ``..`` and slashes at its ends; ``b""`` for the root itself.
+
+    ``..`` is resolved by text, as every tar reader does. ``InvalidParameter`` if it leads out of
+    the archive: a relative name that climbs above its start.
+    """
+    if b"//" not in name and b"." not in name:
+        return name.strip(b"/")
+    parts: list[bytes] = []
+    absolute = name.startswith(b"/")
+    for part in name.split(b"/"):
+        if part == b"..":
+            if parts:
+                parts.pop()
+            elif not absolute:
+                raise InvalidParameter(f"{_shown(name)} is outside of the archive's root")
+        elif part and part != b".":
+            parts.append(part)
+    return b"/".join(parts)
+
+
+def _shown(name: bytes) -> str:
+    return repr(name.decode("utf-8", "backslashreplace"))
+
+
+class _Unpacker:
+    def __init__(self, root: int, whiteouts: Whiteouts, lowers: Sequence[Path]) -> None:
+        self._root = root
+        self._whiteouts = whiteouts
+        self._lowers = lowers
+        self._lower_fds: list[int] | None = None
+        self._parents: dict[bytes, int] = {}
+        # Times of directories come last: filling a directory changes them.
+        self._directories: dict[bytes, tuple[int, int]] = {}
+        self._unpacked: set[bytes] = set()
+
+    def run(self, stream: BinaryIO) -> None:
+        reader = TarReader(stream)
+        try:
+            for entry in reader:
+                try:
+                    self._entry(entry, reader)
+                except OSError as error:
+                    if error.errno in _ARCHIVE_FAULTS:
+                        raise InvalidParameter(
+                            f"invalid tar entry {_shown(entry.name)}", os.strerror(error.errno)
+                        ) from error
+                    raise
+            self._finish_directories()
+        finally:
+            self._forget_parents()
+            for fd in self._lower_fds or ():
+                os.close(fd)
+
+    def _entry(self, entry: Entry, reader: TarReader) -> None:
+        path = clean(entry.name)
+        if not path:
+            return
+        directory, _, name = path.rpartition(b"/")
+        if name.startswith(WHITEOUT) and self._whiteouts is not Whiteouts.PLAIN:
+            if name == OPAQUE:
+                self._opaque(directory)
+            elif not name.startswith(WHITEOUT_META):
+                self._whiteout(directory, name[len(WHITEOUT) :])
+            return
+        parent = self._parent(directory)
+        if entry.type == DIRECTORY:
+            self._make_directory(entry, parent, path, name)
+        elif entry.type in REGULAR:
+            self._make_file(entry, reader, parent, name)
+        elif entry.type == HARD_LINK:
+            self._make_link(entry, parent, name)
+        elif entry.type == SYMLINK:
+            self._replacing(parent, name, lambda: os.symlink(entry.link, name, dir_fd=parent))
+            self._attributes(entry, parent, name)
+        elif entry.type in (CHAR, BLOCK_DEVICE, FIFO):
+            self._make_node(entry, parent, name)
+        else:
+            raise InvalidParameter(
+                f"invalid tar entry {_shown(entry.name)}", f"unknown type {_shown(entry.type)}"
+            )
+        if self._whiteouts is Whiteouts.APPLY:
+            self._unpacked.add(path)
+
+    # -- kinds of entry ----------------------------------------------------------------------
+
+    def _make_directory(self, entry: Entry, parent: int, path: bytes, name: bytes) -> None:
+        hides_lower = False
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode):
+                hides_lower = self._whiteouts.overlay and _is_whiteout(found)
+                self._remove(parent, name)
+                os.mkdir(name, 0o700, dir_fd=parent)
+        fd = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+        self._remember(path, fd)
+        os.fchown(fd, entry.uid, entry.gid)
+        os.fchmod(fd, entry.mode)
+        self._xattrs(entry, fd)
+        if hides_lower:
+            os.setxattr(fd, self._whiteouts.value + "opaque", b"y")
+        self._directories[path] = _times(entry)
+
+    def _make_file(self, entry: Entry, reader: TarReader, parent: int, name: bytes) -> None:
+        try:
+            fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
+        except FileExistsError:
+            self._remove(parent, name)
+            fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
+        try:
+            if entry.segments is not None:
+                _write_segments(fd, entry, reader)
+            elif entry.size < _HOLE:
+                for piece in reader.data():
+                    _write(fd, piece)
+            else:
+                _write_with_holes(fd, entry, reader)
+            # In this order: chown clears set-id bits and security.capability.
+            os.fchown(fd, entry.uid, entry.gid)
+            os.fchmod(fd, entry.mode)
+            self._xattrs(entry, fd)
+            os.utime(fd, ns=_times(entry))
+        finally:
+            os.close(fd)
+
+    def _make_link(self, entry: Entry, parent: int, name: bytes) -> None:
+        directory, _, target = clean(entry.link).rpartition(b"/")
+        source = self._open(directory)
+        try:
+
+            def link() -> None:
+                os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+
+            found = os.stat(target, dir_fd=source, follow_symlinks=False)
+            try:
+                old = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                old = None
+            # Linking a name to itself again must not remove the only copy first.
+            if old is None or (old.st_dev, old.st_ino) != (found.st_dev, found.st_ino):
+                self._replacing(parent, name, link)
+        finally:
+            os.close(source)
+
+    def _make_node(self, entry: Entry, parent: int, name: bytes) -> None:
+        kind = {CHAR: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}[entry.type]
+        device = 0 if entry.type == FIFO else os.makedev(entry.major, entry.minor)
+        self._replacing(parent, name, lambda: os.mknod(name, kind | 0o600, device, dir_fd=parent))
+        self._attributes(entry, parent, name)
+
+    def _attributes(self, entry: Entry, parent: int, name: bytes) -> None:
+        """Owner, mode, xattrs and times of something that cannot be opened."""
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if entry.type != SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=parent)
+        if entry.xattrs:
+            self._xattrs(entry, b"/proc/self/fd/%d/%s" % (parent, name))
+        os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)
+
+    def _xattrs(self, entry: Entry, target: int | bytes) -> None:
+        for key, value in entry.xattrs.items():
+            if is_overlay_xattr(key):
+                continue
+            try:
+                if isinstance(target, int):
+                    os.setxattr(target, key, value)
+                else:
+                    os.setxattr(target, key, value, follow_symlinks=False)
+            except OSError as error:
+                # Not every filesystem has every namespace; losing a user attribute is no reason
+                # to refuse an image, losing a capability would be a silent change of behaviour.
+                if error.errno not in (errno.ENOTSUP, errno.EPERM) or key == "security.capability":
+                    raise
+
+    # -- whiteouts ---------------------------------------------------------------------------
+
+    def _whiteout(self, directory: bytes, name: bytes) -> None:
+        if not name or name in (b".", b".."):
+            raise InvalidParameter(f"invalid tar entry {_shown(WHITEOUT + name)}", "no name")
+        if self._whiteouts is Whiteouts.APPLY:
+            try:
+                parent = self._parent(directory, make=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            self._remove(parent, name)
+            return
+        parent = self._parent(directory)
+        self._replacing(parent, name, lambda: os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent))
+
+    def _opaque(self, directory: bytes) -> None:
+        if self._whiteouts is Whiteouts.APPLY:
+            try:
+                fd = self._open(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            try:
+                self._empty(fd, directory)
+            finally:
+                os.close(fd)
+        else:
+            parent = self._parent(directory)
+            os.setxattr(parent, self._whiteouts.value + "opaque", b"y")
+
+    def _empty(self, parent: int, directory: bytes) -> None:
+        """Delete what the parent layers left in ``directory``, and nothing this layer brought."""
+        for name in os.listdir(parent):
+            raw = os.fsencode(name)
+            path = directory + b"/" + raw if directory else raw
+            if path not in self._unpacked:
+                self._remove(parent, raw)
+            elif path in self._directories:
+                # Not through the cache: it may close descriptors that this recursion is using.
+                fd = self._open(path)
+                try:
+                    self._empty(fd, path)
+                finally:
+                    os.close(fd)
+
+    # -- looking up and replacing ------------------------------------------------------------
+
+    def _replacing(self, parent: int, name: bytes, make: Callable[[], None]) -> None:
+        try:
+            make()
+        except FileExistsError:
+            self._remove(parent, name)
+            make()
+
+    def _remove(self, parent: int, name: bytes) -> None:
+        try:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(found.st_mode):
+            self._forget_parents(keep=parent)
+            shutil.rmtree(os.fsdecode(name), dir_fd=parent)
+        else:
+            if stat.S_ISLNK(found.st_mode):
+                self._forget_parents(keep=parent)
+            os.unlink(name, dir_fd=parent)
+
+    def _open(self, directory: bytes) -> int:
+        return openat2(self._root, directory or b".", _DIRECTORY_FLAGS, 0, RESOLVE_IN_ROOT)
+
+    def _parent(self, directory: bytes, make: bool = True) -> int:
+        """A descriptor of ``directory``, which the cache owns; missing ones are made."""
+        if not directory:
+            return self._root
+        fd = self._parents.get(directory)
+        if fd is not None:
+            return fd
+        try:
+            fd = self._open(directory)
+        except FileNotFoundError:
+            if not make:
+                raise
+            above, _, name = directory.rpartition(b"/")
+            parent = self._parent(above)
+            os.mkdir(name, 0o755, dir_fd=parent)
+            fd = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+            self._inherit(fd, directory)
+        self._remember(directory, fd)
+        return fd
+
+    def _inherit(self, fd: int, directory: bytes) -> None:
+        """Give an implied directory the attributes it has in the layers below."""
+        os.fchmod(fd, 0o755)
+        if self._lower_fds is None:
+            self._lower_fds = [os.open(lower, _DIRECTORY_FLAGS) for lower in self._lowers]
+        for lower in self._lower_fds:
+            try:
+                source = openat2(lower, directory, _DIRECTORY_FLAGS, 0, RESOLVE_IN_ROOT)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                found = os.fstat(source)
+                os.fchown(fd, found.st_uid, found.st_gid)
+                os.fchmod(fd, stat.S_IMODE(found.st_mode))
+                for key in os.listxattr(source):
+                    if not is_overlay_xattr(key):
+                        os.setxattr(fd, key, os.getxattr(source, key))
+                self._directories.setdefault(directory, (found.st_atime_ns, found.st_mtime_ns))
+            finally:
+                os.close(source)
+            return
+
+    def _remember(self, path: bytes, fd: int) -> None:
+        if len(self._parents) >= _MAX_PARENTS:
+            # The one in use is always among the newest.
+            for old in list(self._parents)[: _MAX_PARENTS // 2]:
+                os.close(self._parents.pop(old))
+        old_fd = self._parents.pop(path, None)
+        if old_fd is not None:
+            os.close(old_fd)
+        self._parents[path] = fd
+
+    def _forget_parents(self, keep: int = -1) -> None:
+        for path, fd in list(self._parents.items()):
+            if fd != keep:
+                os.close(fd)
+                del self._parents[path]
+
+    def _finish_directories(self) -> None:
+        for path in sorted(self._directories, reverse=True):
+            directory, _, name = path.rpartition(b"/")
+            try:
+                parent = self._parent(directory, make=False)
+                found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode):
+                    os.utime(name, ns=self._directories[path], dir_fd=parent, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # replaced by a later entry
+
+
+def _is_whiteout(found: os.stat_result) -> bool:
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+
+def _times(entry: Entry) -> tuple[int, int]:
+    return (entry.mtime if entry.atime is None else entry.atime, entry.mtime)
+
+
+def _write(fd: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(fd, piece) :]
+
+
+def _write_segments(fd: int, entry: Entry, reader: TarReader) -> None:
+    pieces = reader.data()
+    piece = memoryview(b"")
+    for offset, length in entry.segments or ():
+        os.lseek(fd, offset, os.SEEK_SET)
+        while length:
+            if not piece:
+                piece = next(pieces)
+            part = piece[:length]
+            _write(fd, part)
+            piece = piece[len(part) :]
+            length -= len(part)
+    os.ftruncate(fd, entry.real_size)
+
+
+def _write_with_holes(fd: int, entry: Entry, reader: TarReader) -> None:
+    """Blocks of zeros are skipped; they line up with the stream's pieces, which is enough."""
+    position = 0
+    for piece in reader.data():
+        start = 0
+        while start < len(piece):
+            block = piece[start : start + _HOLE]
+            if block[0] == 0 and block[-1] == 0 and block == _ZEROS[: len(block)]:
+                if start:
+                    _write(fd, piece[:start])
+                position += start + len(block)
+                os.lseek(fd, position, os.SEEK_SET)
+                piece = piece[start + len(block) :]
+                start = 0
+            else:
+                start += len(block)
+        if piece:
+            _write(fd, piece)
+            position += len(piece)
+    os.ftruncate(fd, entry.size)

@@ -25,7 +25,7 @@ FILTERS = frozenset({"name", "label", "driver", "dangling"})
 
 
 class Volumes:
-    """The volumes service. ``users`` (volume -> container ids) comes from the containers service."""
+    """The volumes service; ``users`` (volume -> container ids) is the containers service's."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Volumes:
         """Every record by name: a snapshot."""
         return dict(self._records)
 
-    def list(self, filters: Filters | None = None) -> list[VolumeRecord]:
+    def list(self, filters: Filters | None = None) -> Sequence[VolumeRecord]:
         """Volumes in order of name; ``InvalidParameter`` for an unknown filter."""
         for name in filters or {}:
             if name not in FILTERS:
@@ -85,7 +85,7 @@ class Volumes:
         driver: str = "",
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> tuple[VolumeRecord, list[Change]]:
+    ) -> tuple[VolumeRecord, Sequence[Change]]:
         """As :meth:`create`, but leaves the commit (of these changes) and :meth:`made` to the
         caller: a container and its volumes are one transaction."""
         anonymous = not name

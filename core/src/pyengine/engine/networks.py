@@ -1,0 +1,673 @@
+"""Networks: records, leases, and the endpoints of running containers.
+
+A network driver makes links, an ipam driver chooses addresses, the firewall driver translates and
+isolates; this service tells each what to do, in that order, and undoes it in the reverse one.
+Leases are kept in the records of networks and containers and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import struct
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from pyengine import timestamps
+from pyengine.contracts.base import Kind
+from pyengine.contracts.firewall import (
+    Change,
+    FirewallDriver,
+    FirewallEndpoint,
+    FirewallNetwork,
+    PublishedPort,
+)
+from pyengine.contracts.ipam import IpamDriver, Pool, PoolRequest
+from pyengine.contracts.network import (
+    BridgeInfo,
+    EndpointRecord,
+    NetworkCapability,
+    NetworkDriver,
+    NetworkRecord,
+    Subnet,
+)
+from pyengine.drivers import Drivers
+from pyengine.engine.calls import DriverCalls
+from pyengine.engine.events import Events
+from pyengine.engine.model import Container, EndpointSettings
+from pyengine.engine.names import new_id
+from pyengine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound
+from pyengine.hooks.manager import Hooks
+from pyengine.state.database import Database, Delete, Put
+
+log = logging.getLogger(__name__)
+
+TABLE = "networks"
+FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
+PREDEFINED = ("bridge", "host", "none")
+
+Filters = Mapping[str, Sequence[str]]
+Lines = list[str]
+
+
+class Network(msgspec.Struct, kw_only=True):
+    """A network's record. ``config``: IPAM configuration as it was asked for (Docker's shape)."""
+
+    id: str
+    name: str
+    driver: str
+    created: str
+    ipam_driver: str = ""
+    ipam_options: dict[str, str] = {}
+    pools: list[Pool] = []
+    ipv4: bool = True
+    ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    predefined: bool = False
+
+    def record(self) -> NetworkRecord:
+        """The part that a network driver is told."""
+        return NetworkRecord(
+            id=self.id,
+            name=self.name,
+            driver=self.driver,
+            subnets=[Subnet(pool.subnet, pool.gateway) for pool in self.pools],
+            internal=self.internal,
+            ipv6=self.ipv6,
+            predefined=self.predefined,
+            options=self.options,
+        )
+
+
+class IpamConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    """An entry of ``IPAM.Config`` of ``POST /networks/create``."""
+
+    subnet: str = ""
+    ip_range: str = msgspec.field(name="IPRange", default="")
+    gateway: str = ""
+    auxiliary_addresses: dict[str, str] | None = None
+
+
+class NetworkRequest(msgspec.Struct, kw_only=True):
+    """What a new network shall be."""
+
+    name: str
+    driver: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ipv6: bool = False
+    ipam_driver: str = ""
+    ipam_options: dict[str, str] = {}
+    ipam: list[IpamConfig] = []
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+
+
+class EndpointView(msgspec.Struct):
+    """A container's line in ``docker network inspect``."""
+
+    name: str
+    endpoint_id: str
+    mac: str
+    ipv4: str
+    ipv6: str
+
+
+class Networks:
+    """The networks service. ``containers`` is given by the containers service: all of them."""
+
+    def __init__(
+        self,
+        database: Database,
+        drivers: Drivers,
+        calls: Callable[[Kind, str], DriverCalls],
+        events: Events,
+        hooks: Hooks,
+        default_options: Mapping[str, str],
+        default_ipam: IpamConfig,
+        allowed: Sequence[str] | None,
+    ) -> None:
+        self._database = database
+        self._drivers = drivers
+        self._calls = calls
+        self._events = events
+        self._hooks = hooks
+        self._default_options = dict(default_options)
+        self._default_ipam = default_ipam
+        self._allowed = allowed
+        self._records = database.load(TABLE, Network)
+        self._lock = asyncio.Lock()
+        self._heal: asyncio.Lock = asyncio.Lock()
+        self.containers: Callable[[], Sequence[Container]] = lambda: []
+
+    # -- look-ups: no driver is asked ----------------------------------------------------------
+
+    def list(self, filters: Filters | None = None) -> Sequence[Network]:
+        """Networks, oldest first. ``InvalidParameter`` for an unknown filter."""
+        for name in filters or {}:
+            if name not in FILTERS:
+                raise InvalidParameter(f"invalid filter '{name}'")
+        wanted = {name: values for name, values in (filters or {}).items() if values}
+        return [n for n in self._records.values() if self._matches(n, wanted)]
+
+    def get(self, ref: str) -> Network:
+        """By name, id, or unambiguous beginning of an id; ``NotFound`` in Docker's words."""
+        by_name = [network for network in self._records.values() if network.name == ref]
+        if ref in self._records:
+            return self._records[ref]
+        if by_name:
+            return by_name[0]
+        matches = [n for id, n in self._records.items() if ref and id.startswith(ref)]
+        if len(matches) > 1:
+            raise InvalidParameter(f"network {ref} is ambiguous ({len(matches)} matches found)")
+        if not matches:
+            raise NotFound(f"network {ref} not found")
+        return matches[0]
+
+    def endpoints(self, network_id: str) -> Mapping[str, EndpointView]:
+        """Containers that have an endpoint now, by container id."""
+        views = {}
+        for container in self.containers():
+            for settings in container.networks.values():
+                if settings.network_id == network_id and settings.endpoint_id:
+                    views[container.id] = EndpointView(
+                        name=container.name,
+                        endpoint_id=settings.endpoint_id,
+                        mac=settings.mac_address,
+                        ipv4=_cidr(settings.ip_address, settings.ip_prefix_len),
+                        ipv6=_cidr(settings.global_ipv6_address, settings.global_ipv6_prefix_len),
+                    )
+        return views
+
+    def is_host(self, network: Network) -> bool:
+        """True if containers of this network stay in the host's namespace."""
+        capabilities = self._driver(network.driver).capabilities()
+        return NetworkCapability.HOST_NAMESPACE in capabilities
+
+    # -- networks ------------------------------------------------------------------------------
+
+    async def create(self, request: NetworkRequest) -> tuple[Network, Lines]:
+        """Make a network: (it, warnings). ``Conflict``: name taken, or a subnet that overlaps."""
+        async with self._lock:
+            if not request.name.strip():
+                raise InvalidParameter("invalid network name: name is empty")
+            if request.name in PREDEFINED or any(
+                n.name == request.name for n in self._records.values()
+            ):
+                raise Conflict(f"network with name {request.name} already exists")
+            if self._allowed is not None and request.driver not in ("", *self._allowed):
+                raise Forbidden(
+                    f"network driver {request.driver!r} is not allowed here",
+                    f"allowed: {', '.join(self._allowed)}",
+                    "see drivers.network.allow in daemon.json",
+                )
+            network = await self._make(request, predefined=False)
+        self._events.emit("network", "create", network.id, _attributes(network))
+        return network, []
+
+    async def remove(self, ref: str) -> None:
+        """``Forbidden`` for a predefined network, ``Conflict`` while endpoints are on it."""
+        async with self._lock:
+            network = self.get(ref)
+            if network.predefined:
+                raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+            active = self.endpoints(network.id)
+            if active:
+                names = ", ".join(f'name:"{v.name}" id:"{k[:12]}"' for k, v in active.items())
+                raise Forbidden(
+                    f"error while removing network: network {network.name} "
+                    f"has active endpoints ({names})"
+                )
+            await self._database.commit(Delete(TABLE, network.id))
+            self._records.pop(network.id, None)
+            await self._unmake(network)
+        self._events.emit("network", "destroy", network.id, _attributes(network))
+
+    async def prune(self, filters: Filters | None = None) -> Sequence[str]:
+        """Remove every user-defined network without a container; their names."""
+        used = {s.network_id for c in self.containers() for s in c.networks.values()}
+        used |= {c.host_config.network_mode for c in self.containers()}
+        removed = []
+        for network in self.list(filters):
+            if network.predefined or network.id in used or network.name in used:
+                continue
+            try:
+                await self.remove(network.id)
+                removed.append(network.name)
+            except EngineError as error:
+                log.warning("network %s stays: %s", network.name, error)
+        return removed
+
+    # -- endpoints -----------------------------------------------------------------------------
+
+    async def lease(self, network: Network, settings: EndpointSettings, owner: str) -> None:
+        """Fill in ``settings`` with an endpoint id and addresses; the caller commits them."""
+        settings.network_id = network.id
+        settings.endpoint_id = new_id()
+        driver = self._driver(network.driver)
+        if NetworkCapability.ADDRESSES not in driver.capabilities():
+            return
+        ipam, calls = self._ipam(network)
+        wanted = settings.ipam_config
+        try:
+            for pool in network.pools:
+                net = ipaddress.ip_network(pool.subnet)
+                if net.version == 4:
+                    preferred = wanted.ipv4_address if wanted else ""
+                    settings.ip_address = await calls(
+                        ipam.request_address, pool.id, preferred, settings.endpoint_id
+                    )
+                    settings.ip_prefix_len = net.prefixlen
+                    settings.gateway = "" if network.internal else pool.gateway
+                else:
+                    preferred = wanted.ipv6_address if wanted else ""
+                    settings.global_ipv6_address = await calls(
+                        ipam.request_address, pool.id, preferred, settings.endpoint_id
+                    )
+                    settings.global_ipv6_prefix_len = net.prefixlen
+                    settings.ipv6_gateway = "" if network.internal else pool.gateway
+        except EngineError:
+            await self.release(settings)
+            raise
+
+    async def release(self, settings: EndpointSettings) -> None:
+        """Give the addresses back and clear what :meth:`lease` and :meth:`join` filled in."""
+        network = self._records.get(settings.network_id)
+        if network is not None and network.pools:
+            ipam, calls = self._ipam(network)
+            for pool in network.pools:
+                v4 = ipaddress.ip_network(pool.subnet).version == 4
+                address = settings.ip_address if v4 else settings.global_ipv6_address
+                if address:
+                    await calls(ipam.release_address, pool.id, address)
+        clear(settings)
+
+    async def join(
+        self, container: Container, name: str, interface: str, gateway: bool, netns: int
+    ) -> None:
+        """Connect the namespace behind ``netns`` to network ``name`` of the container's record.
+
+        Links, addresses, routes, then the firewall. After an error nothing of it is left.
+        """
+        settings = container.networks[name]
+        network = self._records[settings.network_id]
+        driver, calls = self._network(network)
+        endpoint = self.endpoint(container, settings, interface, gateway)
+        joined = await calls(driver.join, network.record(), endpoint, netns)
+        if joined.mac:
+            settings.mac_address = joined.mac
+        try:
+            await self._hook_joined(network, endpoint)
+        except EngineError:
+            await calls(driver.leave, network.record(), endpoint, netns)
+            raise
+        attributes = {**_attributes(network), "container": container.id}
+        self._events.emit("network", "connect", network.id, attributes)
+
+    async def open(self, container: Container, name: str, ports: Sequence[PublishedPort]) -> None:
+        """Tell the firewall about an endpoint, with what is published to it."""
+        settings = container.networks[name]
+        network = self._records[settings.network_id]
+        rules = self.firewall_endpoint(network, settings, ports)
+        if rules is not None:
+            await self._apply(Change(endpoints=[rules]))
+
+    async def close(self, container: Container, name: str) -> None:
+        """Undo :meth:`open`."""
+        settings = container.networks[name]
+        network = self._records.get(settings.network_id)
+        if network is not None and settings.endpoint_id and self._view(network) is not None:
+            await self._apply(Change(remove_endpoints=[settings.endpoint_id]))
+
+    async def leave(self, container: Container, name: str, netns: int | None) -> None:
+        """Undo :meth:`join`."""
+        settings = container.networks[name]
+        network = self._records.get(settings.network_id)
+        if network is None or not settings.endpoint_id:
+            return
+        driver, calls = self._network(network)
+        endpoint = self.endpoint(container, settings, "", False)
+        await calls(driver.leave, network.record(), endpoint, netns)
+        self._hooks.network_endpoint_left(network.record(), endpoint)
+        attributes = {**_attributes(network), "container": container.id}
+        self._events.emit("network", "disconnect", network.id, attributes)
+
+    def endpoint(
+        self, container: Container, settings: EndpointSettings, interface: str, gateway: bool
+    ) -> EndpointRecord:
+        """The part of ``settings`` that a network driver is told."""
+        addresses = [
+            _cidr(settings.ip_address, settings.ip_prefix_len),
+            _cidr(settings.global_ipv6_address, settings.global_ipv6_prefix_len),
+        ]
+        gateways = [settings.gateway, settings.ipv6_gateway] if gateway else []
+        return EndpointRecord(
+            id=settings.endpoint_id,
+            network_id=settings.network_id,
+            sandbox_id=container.sandbox_id or container.id,
+            interface=interface,
+            addresses=[address for address in addresses if address],
+            gateways=[address for address in gateways if address],
+            mac=settings.mac_address or container.config.mac_address,
+            options=settings.driver_opts or {},
+        )
+
+    def firewall_endpoint(
+        self, network: Network, settings: EndpointSettings, ports: Sequence[PublishedPort]
+    ) -> FirewallEndpoint | None:
+        """What the firewall is told of an endpoint; None where it has no business."""
+        view = self._view(network)
+        if view is None:
+            return None
+        addresses = [a for a in (settings.ip_address, settings.global_ipv6_address) if a]
+        return FirewallEndpoint(
+            settings.endpoint_id, network.id, view.bridge, addresses, list(ports)
+        )
+
+    # -- start and healing ---------------------------------------------------------------------
+
+    async def restore(
+        self, endpoints: Sequence[tuple[Container, Sequence[PublishedPort]]]
+    ) -> Lines:
+        """At start: make the predefined networks if they are new, and the kernel agree with the
+        records. ``endpoints``: the containers that run. What was done, a sentence each."""
+        await self._restore_leases()
+        for name in PREDEFINED:
+            if name in self._drivers.catalog.names(Kind.NETWORK) and not any(
+                n.name == name for n in self._records.values()
+            ):
+                await self._predefine(name)
+        done: list[str] = []
+        for driver_name in {network.driver for network in self._records.values()}:
+            try:
+                driver = self._driver(driver_name)
+                networks = {
+                    n.id: n.record() for n in self._records.values() if n.driver == driver_name
+                }
+                records = [
+                    self.endpoint(container, settings, "", False)
+                    for container, _ in endpoints
+                    for settings in container.networks.values()
+                    if settings.endpoint_id and settings.network_id in networks
+                ]
+                result = await self._calls(Kind.NETWORK, driver_name)(
+                    driver.reconcile, networks, records
+                )
+                done += result.removed + result.restored + result.failed
+            except EngineError as error:
+                log.error("network driver %s: %s", driver_name, error)
+        done += await self._restore_firewall(endpoints)
+        return done
+
+    async def heal(self, endpoints: Sequence[tuple[Container, Sequence[PublishedPort]]]) -> bool:
+        """Make our rules again if somebody flushed them. True if that was so."""
+        async with self._heal:
+            firewall, calls = self._firewall()
+            if await calls(firewall.intact):
+                return False
+            log.warning("the firewall's rules were removed by somebody else: making them again")
+            await self._restore_firewall(endpoints)
+            return True
+
+    async def warnings(self) -> Sequence[str]:
+        """What on this host gets into the way of published ports."""
+        firewall, calls = self._firewall()
+        return await calls(firewall.warnings)
+
+    async def shutdown(self) -> None:
+        """The engine ends and no container runs: leave nothing in the kernel."""
+        for network in self._records.values():
+            driver, calls = self._network(network)
+            try:
+                await calls(driver.delete_network, network.record())
+            except (EngineError, OSError) as error:
+                log.warning("network %s: %s", network.name, error)
+        firewall, calls = self._firewall()
+        await calls(firewall.remove_all)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    async def _make(self, request: NetworkRequest, predefined: bool) -> Network:
+        name = request.driver or self._default_driver()
+        driver = self._driver(name)
+        network = Network(
+            id=new_id(),
+            name=request.name,
+            driver=name,
+            created=timestamps.now(),
+            ipv6=request.ipv6,
+            internal=request.internal,
+            attachable=request.attachable,
+            options=request.options,
+            labels=request.labels,
+            predefined=predefined,
+        )
+        if NetworkCapability.ADDRESSES in driver.capabilities():
+            network.ipam_driver = request.ipam_driver or self._drivers.default(Kind.IPAM)
+            if network.ipam_driver == "default":
+                network.ipam_driver = self._drivers.default(Kind.IPAM)
+            network.ipam_options = request.ipam_options
+            await self._request_pools(network, request)
+        calls = self._calls(Kind.NETWORK, name)
+        try:
+            await calls(driver.validate, network.record())
+            await self._database.commit(Put(TABLE, network.id, network))
+        except EngineError:
+            await self._release_pools(network)
+            raise
+        self._records[network.id] = network
+        try:
+            await calls(driver.create_network, network.record())
+            rules = self._firewall_network(network)
+            if rules is not None:
+                await self._apply(Change(networks=[rules]))
+        except (EngineError, OSError):
+            self._records.pop(network.id, None)
+            await self._database.commit(Delete(TABLE, network.id))
+            await self._unmake(network)
+            raise
+        return network
+
+    async def _unmake(self, network: Network) -> None:
+        if self._view(network) is not None:
+            await self._apply(Change(remove_networks=[network.id]))
+        driver, calls = self._network(network)
+        await calls(driver.delete_network, network.record())
+        await self._release_pools(network)
+
+    async def _request_pools(self, network: Network, request: NetworkRequest) -> None:
+        ipam, calls = self._ipam(network)
+        avoid = await asyncio.to_thread(host_routes)
+        avoid += [pool.subnet for n in self._records.values() for pool in n.pools]
+        wanted = list(request.ipam)
+        if not any(not _is_v6(item.subnet) for item in wanted):
+            wanted.insert(0, IpamConfig())
+        if request.ipv6 and not any(_is_v6(item.subnet) for item in wanted):
+            wanted.append(IpamConfig(subnet="v6"))
+        try:
+            for item in wanted:
+                automatic_v6 = item.subnet == "v6"
+                pool = await calls(
+                    ipam.request_pool,
+                    PoolRequest(
+                        subnet="" if automatic_v6 else item.subnet,
+                        range=item.ip_range,
+                        gateway=item.gateway,
+                        auxiliary=item.auxiliary_addresses or {},
+                        v6=automatic_v6 or _is_v6(item.subnet),
+                        avoid=avoid,
+                        options=request.ipam_options,
+                    ),
+                )
+                network.pools.append(pool)
+        except EngineError:
+            await self._release_pools(network)
+            raise
+
+    async def _release_pools(self, network: Network) -> None:
+        if network.pools:
+            ipam, calls = self._ipam(network)
+            for pool in network.pools:
+                await calls(ipam.release_pool, pool.id)
+
+    async def _predefine(self, name: str) -> None:
+        request = NetworkRequest(name=name, driver=name)
+        if name == "bridge":
+            request.options = self._default_options
+            if self._default_ipam != IpamConfig():
+                request.ipam = [self._default_ipam]
+        try:
+            await self._make(request, predefined=True)
+        except (EngineError, OSError) as error:
+            log.error("the predefined network %s cannot be made: %s", name, error)
+
+    async def _restore_leases(self) -> None:
+        by_driver: dict[str, tuple[list[Pool], list[tuple[str, str]]]] = {}
+        pool_of: dict[str, Network] = {}
+        for network in self._records.values():
+            if network.pools:
+                pools, _ = by_driver.setdefault(network.ipam_driver, ([], []))
+                pools += network.pools
+                pool_of[network.id] = network
+        for container in self.containers():
+            for settings in container.networks.values():
+                owner = pool_of.get(settings.network_id)
+                for pool in owner.pools if owner else []:
+                    v4 = ipaddress.ip_network(pool.subnet).version == 4
+                    address = settings.ip_address if v4 else settings.global_ipv6_address
+                    if address and owner:
+                        by_driver[owner.ipam_driver][1].append((pool.id, address))
+        by_driver.setdefault(self._drivers.default(Kind.IPAM), ([], []))
+        for name, (pools, leases) in by_driver.items():
+            driver = self._drivers.get(Kind.IPAM, name)
+            assert isinstance(driver, IpamDriver)
+            await self._calls(Kind.IPAM, name)(driver.reconcile, pools, leases)
+
+    async def _restore_firewall(
+        self, endpoints: Sequence[tuple[Container, Sequence[PublishedPort]]]
+    ) -> Lines:
+        networks = [self._firewall_network(n) for n in self._records.values()]
+        rules: list[FirewallEndpoint] = []
+        for container, ports in endpoints:
+            for settings in container.networks.values():
+                network = self._records.get(settings.network_id)
+                if network is None or not settings.endpoint_id:
+                    continue
+                rule = self.firewall_endpoint(network, settings, ports)
+                if rule is not None:
+                    rules.append(rule)
+                    ports = []  # published on the first network that can
+        firewall, calls = self._firewall()
+        result = await calls(firewall.reconcile, [n for n in networks if n is not None], rules)
+        return result.removed + result.restored + result.failed
+
+    async def _hook_joined(self, network: Network, endpoint: EndpointRecord) -> None:
+        self._hooks.network_endpoint_joined(network.record(), endpoint)
+
+    async def _apply(self, change: Change) -> None:
+        firewall, calls = self._firewall()
+        await calls(firewall.apply, change)
+
+    def _firewall_network(self, network: Network) -> FirewallNetwork | None:
+        view = self._view(network)
+        if view is None:
+            return None
+        return FirewallNetwork(
+            id=network.id,
+            bridge=view.bridge,
+            subnets=[pool.subnet for pool in network.pools],
+            masquerade=view.masquerade,
+            icc=view.icc,
+            internal=network.internal,
+        )
+
+    def _view(self, network: Network) -> BridgeInfo | None:
+        return self._driver(network.driver).firewall_view(network.record())
+
+    def _default_driver(self) -> str:
+        return self._drivers.default(Kind.NETWORK)
+
+    def _driver(self, name: str) -> NetworkDriver:
+        driver = self._drivers.get(Kind.NETWORK, name)
+        assert isinstance(driver, NetworkDriver)
+        return driver
+
+    def _network(self, network: Network) -> tuple[NetworkDriver, DriverCalls]:
+        return self._driver(network.driver), self._calls(Kind.NETWORK, network.driver)
+
+    def _ipam(self, network: Network) -> tuple[IpamDriver, DriverCalls]:
+        driver = self._drivers.get(Kind.IPAM, network.ipam_driver)
+        assert isinstance(driver, IpamDriver)
+        return driver, self._calls(Kind.IPAM, network.ipam_driver)
+
+    def _firewall(self) -> tuple[FirewallDriver, DriverCalls]:
+        driver = self._drivers.get(Kind.FIREWALL)
+        assert isinstance(driver, FirewallDriver)
+        return driver, self._calls(Kind.FIREWALL, driver.name)
+
+    def _matches(self, network: Network, filters: Filters) -> bool:
+        for name, values in filters.items():
+            match name:
+                case "name":
+                    hit = any(value in network.name for value in values)
+                case "id":
+                    hit = any(value in network.id for value in values)
+                case "driver":
+                    hit = network.driver in values
+                case "scope":
+                    hit = "local" in values
+                case "type":
+                    hit = ("builtin" if network.predefined else "custom") in values
+                case "label":
+                    hit = all(
+                        network.labels.get(k) == v if equals else k in network.labels
+                        for k, equals, v in (value.partition("=") for value in values)
+                    )
+                case _:
+                    wanted = values[0].lower() in ("1", "true")
+                    hit = not network.predefined and wanted is (not self.endpoints(network.id))
+            if not hit:
+                return False
+        return True
+
+
+def clear(settings: EndpointSettings) -> None:
+    """Forget an endpoint: what was asked for stays (aliases, addresses wished for)."""
+    settings.endpoint_id = ""
+    settings.gateway = settings.ipv6_gateway = ""
+    settings.ip_address = settings.global_ipv6_address = ""
+    settings.ip_prefix_len = settings.global_ipv6_prefix_len = 0
+    settings.mac_address = ""
+    settings.dns_names = None
+
+
+def host_routes() -> list[str]:
+    """IPv4 networks that the host routes to, but for the default route (proc(5), net/route)."""
+    routes = []
+    with open("/proc/net/route") as table:
+        for line in list(table)[1:]:
+            words = line.split()
+            destination = socket.inet_ntoa(struct.pack("<L", int(words[1], 16)))
+            mask = socket.inet_ntoa(struct.pack("<L", int(words[7], 16)))
+            network = ipaddress.ip_network(f"{destination}/{mask}")
+            if network.prefixlen:
+                routes.append(str(network))
+    return routes
+
+
+def _attributes(network: Network) -> dict[str, str]:
+    return {"name": network.name, "type": network.driver}
+
+
+def _cidr(address: str, length: int) -> str:
+    return f"{address}/{length}" if address else ""
+
+
+def _is_v6(subnet: str) -> bool:
+    return ":" in subnet or subnet == "v6"

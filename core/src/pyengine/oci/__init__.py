@@ -1,0 +1,1 @@
+"""The OCI specifications as the engine speaks them: runtime specs, image manifests, references."""

@@ -97,8 +97,18 @@ class StorageDriver(Driver):
         """
 
     @abstractmethod
-    def prepare(self, id: str, parent: str | None, options: Mapping[str, str]) -> None:
+    def prepare(
+        self,
+        id: str,
+        parent: str | None,
+        options: Mapping[str, str],
+        *,
+        mountpoints: bool = False,
+    ) -> None:
         """Make writable layer ``id`` on committed ``parent`` (None: an empty root, mode 0755).
+
+        ``mountpoints``: between the two lie the empty files and directories that a runtime mounts
+        upon (``pyengine.layerdirs.MOUNTPOINTS``); ``diff`` and ``changes`` do not show them.
 
         ``options`` are the container's ``--storage-opt``; ``size`` is in bytes or Docker's units.
         ``Unsupported`` names an option that cannot be honoured, and why. Fast: on the hot path.

@@ -1,0 +1,194 @@
+"""One directory per layer: what storage drivers share that keep layers as directories.
+
+A layer is made under ``.making`` and renamed to its name when complete, so a name is either a whole
+layer or absent; it is removed by a rename to ``.trash``, which ``sweep`` empties. What a crash
+leaves in either is nobody's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyengine.errors import InvalidParameter
+from pyengine.faults import failpoint
+from pyengine.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+
+_ID = re.compile(r"[0-9a-f]{64}\Z")
+
+#: What a container's runtime mounts upon, and what becomes of it: "directory", "file", or the
+#: target of a symlink. Docker puts the same into the ``-init`` layer beneath each container.
+MOUNTPOINTS = (
+    ("dev/console", "file"),
+    ("dev/pts", "directory"),
+    ("dev/shm", "directory"),
+    ("proc", "directory"),
+    ("sys", "directory"),
+    (".dockerenv", "file"),
+    ("etc/hosts", "file"),
+    ("etc/hostname", "file"),
+    ("etc/resolv.conf", "file"),
+    ("etc/mtab", "/proc/mounts"),
+)
+
+
+def check_id(id: str) -> None:
+    """``InvalidParameter`` unless ``id`` is 64 hexadecimal digits, and so a harmless name."""
+    if not _ID.match(id):
+        raise InvalidParameter(f"invalid layer id {id!r}", help="64 hexadecimal digits")
+
+
+class LayerDirectories:
+    """The directories below ``layers``, with ``.making`` and ``.trash`` in ``root``."""
+
+    def __init__(self, root: str, layers: str) -> None:
+        self._root = root
+        self._layers = layers
+        self._making = f"{root}/.making"
+        self._trash = f"{root}/.trash"
+        self._ready = False
+
+    def ensure(self) -> None:
+        """Make the directories; cheap when they are there."""
+        if not self._ready:
+            for path, mode in (
+                (self._root, 0o710),
+                (self._layers, 0o710),
+                (self._making, 0o700),
+                (self._trash, 0o700),
+            ):
+                os.makedirs(path, mode, exist_ok=True)
+            self._ready = True
+
+    def path(self, name: str) -> str:
+        return f"{self._layers}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return os.path.isdir(f"{self._layers}/{name}")
+
+    def names(self) -> list[str]:
+        """Every complete directory, whoever made it; none if the root is not there yet."""
+        try:
+            with os.scandir(self._layers) as entries:
+                return [
+                    entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+                ]
+        except FileNotFoundError:
+            return []
+
+    @contextmanager
+    def make(self, name: str) -> Iterator[str]:
+        """A fresh directory to fill; becomes ``name`` if the block ends well, else vanishes.
+
+        If another made ``name`` meanwhile, theirs stays.
+        """
+        self.ensure()
+        staging = f"{self._making}/{name}.{secrets.token_hex(4)}"
+        failpoint("storage.stage")
+        os.mkdir(staging, 0o710)
+        try:
+            yield staging
+            failpoint("storage.publish")
+            os.rename(staging, f"{self._layers}/{name}")
+        except BaseException as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            taken = isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+            if not (taken and self.exists(name)):
+                raise
+
+    def discard(self, name: str) -> bool:
+        """Rename ``name`` into the trash; False if it was gone."""
+        self.ensure()
+        failpoint("storage.discard")
+        try:
+            os.rename(f"{self._layers}/{name}", f"{self._trash}/{name}.{secrets.token_hex(4)}")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def discard_half_made(self) -> list[str]:
+        """Move what a crash left half made into the trash; its names."""
+        self.ensure()
+        left = sorted(os.listdir(self._making))
+        for name in left:
+            failpoint("storage.discard")
+            os.rename(f"{self._making}/{name}", f"{self._trash}/{name}.{secrets.token_hex(4)}")
+        return left
+
+    def sweep(self) -> None:
+        """Delete what is in the trash. Raises what could not be deleted after trying all."""
+        problem: OSError | None = None
+        try:
+            left = os.listdir(self._trash)
+        except FileNotFoundError:
+            return
+        for name in left:
+            failpoint("storage.sweep")
+            try:
+                shutil.rmtree(f"{self._trash}/{name}")
+            except FileNotFoundError:
+                continue  # another sweep was here
+            except OSError as error:
+                problem = error
+        if problem is not None:
+            raise problem
+
+
+def make_mountpoints(root: int) -> None:
+    """Make :data:`MOUNTPOINTS` in the tree behind directory descriptor ``root``.
+
+    As in Docker's init layer: a file or symlink of the image in their place, or in the place of
+    one of their parents, gives way (so nothing is bound over a symlink's target); a directory
+    stays as it is. Files are empty, mode 0755.
+    """
+    for path, what in MOUNTPOINTS:
+        above, _, name = path.rpartition("/")
+        parent = _real_directory(root, above) if above else os.dup(root)
+        try:
+            _unlink_unless_directory(parent, name)
+            if what == "directory":
+                os.close(_real_directory(parent, name))
+            elif not _is_directory(parent, name):
+                if what == "file":
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                    fd = os.open(name, flags, 0o755, dir_fd=parent)
+                    os.fchmod(fd, 0o755)
+                    os.close(fd)
+                else:
+                    os.symlink(what, name, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+
+def _real_directory(parent: int, name: str) -> int:
+    _unlink_unless_directory(parent, name)
+    resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+    try:
+        return openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, 0, resolve)
+    except FileNotFoundError:
+        os.mkdir(name, 0o755, dir_fd=parent)
+        fd = openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, 0, resolve)
+        os.fchmod(fd, 0o755)
+        return fd
+
+
+def _is_directory(parent: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _unlink_unless_directory(parent: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=parent)
+    except (FileNotFoundError, IsADirectoryError):
+        pass

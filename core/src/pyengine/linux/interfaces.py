@@ -1,0 +1,71 @@
+"""What every network driver does alike: dress an interface inside a container's namespace."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from pyengine.linux import sysctl
+from pyengine.linux.netlink import (
+    Netlink,
+    add_address,
+    add_route,
+    change_link,
+    no_link_local,
+)
+from pyengine.linux.netns import inside
+
+_LOOPBACK = 1
+_NAME = re.compile(r"[^\s/:]{1,15}")
+
+
+def valid_name(name: str) -> bool:
+    """True if the kernel takes ``name`` for a link (dev_valid_name)."""
+    return bool(_NAME.fullmatch(name)) and name not in (".", "..")
+
+
+def owner_tag(engine_id: str, owner_id: str) -> str:
+    """The alias (IFLA_IFALIAS) of a link: which engine made it, for which network or endpoint."""
+    return f"pyengine:{engine_id}:{owner_id}"
+
+
+def tagged_owner(engine_id: str, alias: str) -> str | None:
+    """The owner that :func:`owner_tag` wrote; None if the link is not this engine's."""
+    prefix = owner_tag(engine_id, "")
+    return alias[len(prefix) :] if alias.startswith(prefix) else None
+
+
+def mac_for(addresses: Sequence[str]) -> str:
+    """A locally administered MAC derived from the first address, as Docker does: ``02:42`` and the
+    four bytes of the IPv4 address (the last four of an IPv6 one); empty without address."""
+    for cidr in addresses:
+        return "02:42:" + ipaddress.ip_interface(cidr).packed[-4:].hex(":")
+    return ""
+
+
+def bring_up_loopback(netns: int) -> None:
+    """``lo`` up inside ``netns``."""
+    with inside(netns), Netlink() as guest:
+        guest.run([change_link(_LOOPBACK, up=True)])
+
+
+def dress(netns: int, name: str, addresses: Sequence[str], gateways: Sequence[str]) -> str:
+    """Give link ``name`` inside ``netns`` its addresses (with prefix length) and default routes,
+    bring it and ``lo`` up; returns its MAC. ``OSError`` from netlink(7) as it is."""
+    with inside(netns), Netlink() as guest:
+        link = guest.link(name)
+        if link is None:
+            raise FileNotFoundError(19, "no such interface", name)
+        requests = [change_link(_LOOPBACK, up=True)]
+        if any(":" in address for address in addresses):
+            for parameter in ("accept_dad", "accept_ra"):
+                sysctl.ensure(f"net/ipv6/conf/{name}/{parameter}", "0")
+            sysctl.ensure(f"net/ipv6/conf/{name}/disable_ipv6", "0")
+        else:
+            requests.append(no_link_local(link.index))
+        requests.append(change_link(link.index, up=True))
+        requests += [add_address(link.index, address) for address in addresses]
+        requests += [add_route(link.index, gateway) for gateway in gateways]
+        guest.run(requests)
+        return link.mac

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import msgspec
+
 from pyengine.errors import InvalidParameter
 from pyengine.state.database import Change, Database, Delete, Put
 

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import field
 
+from pyengine.contracts.firewall import PublishedPort
+
 
 class Wire(msgspec.Struct, rename="pascal", kw_only=True, omit_defaults=False):
     """Base of all bodies. Unknown fields are accepted, as Docker accepts them."""
@@ -330,8 +332,9 @@ class Container(msgspec.Struct, kw_only=True):
     """The record of a container: desired state, and the last state that was seen.
 
     ``drivers``: the driver of each kind that was chosen at create ("storage", "runtime",
-    "logging"). ``wanted``: whether it should run ("running" or "stopped"): what the next daemon
-    acts upon. ``networks``: by network name. ``layer``: id of its writable layer.
+    "logging"). ``networks``: by network name. ``layer``: id of its writable layer. ``phase``: what
+    was being done ("creating", "starting", "removing"), so that the next daemon can finish or
+    undo it; empty: nothing. ``published``: the host ports it holds.
     """
 
     id: str
@@ -350,11 +353,11 @@ class Container(msgspec.Struct, kw_only=True):
     mounts: list[MountPoint] = []
     log_options: dict[str, str] = {}
     state: State = field(default_factory=State)
-    wanted: str = "stopped"
     phase: str = ""
     restart_count: int = 0
     manually_stopped: bool = False
     ports: dict[str, list[PortBinding] | None] = {}
+    published: list[PublishedPort] = []
     sandbox_id: str = ""
     sandbox_key: str = ""
     apparmor_profile: str = ""

@@ -1,0 +1,248 @@
+"""A container's place in the network: leases before it starts, links and rules while it runs.
+
+``NetworkMode`` decides: a network by name or id, ``host`` and ``none`` (networks too), or
+``container:ID`` (another container's namespace; nothing to do here).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pyengine.contracts.firewall import PublishedPort
+from pyengine.engine.bundle import Bundles
+from pyengine.engine.model import Container, EndpointSettings, PortBinding
+from pyengine.engine.networks import Networks
+from pyengine.engine.ports import PortAllocator
+from pyengine.errors import EngineError, InvalidParameter
+from pyengine.faults import failpoint
+from pyengine.hooks.manager import Hooks
+from pyengine.linux import syscalls
+
+
+class Sandboxes:
+    """Connects containers to their networks and disconnects them."""
+
+    def __init__(
+        self, networks: Networks, bundles: Bundles, hooks: Hooks, allocator: PortAllocator
+    ) -> None:
+        self._networks = networks
+        self._bundles = bundles
+        self._hooks = hooks
+        self._ports = allocator
+        self.published: Callable[[], None] = lambda: None
+
+    def plan(
+        self, container: Container, asked: dict[str, EndpointSettings | None]
+    ) -> dict[str, EndpointSettings]:
+        """At create: which networks the container will be on, by name."""
+        mode = container.host_config.network_mode
+        if mode.startswith("container:") or container.config.network_disabled:
+            return {}
+        named = {self._name(name): settings for name, settings in asked.items()}
+        first = self._name(mode)
+        endpoints = {first: named.pop(first, None) or EndpointSettings()}
+        if first in ("host", "none") and named:
+            raise InvalidParameter(
+                f"container cannot be connected to network {next(iter(named))}: "
+                f"it is on the {first} network"
+            )
+        for name, settings in named.items():
+            endpoints[name] = settings or EndpointSettings()
+        for name, settings in endpoints.items():
+            self._check(name, settings)
+        if container.config.mac_address and not endpoints[first].mac_address:
+            endpoints[first].mac_address = container.config.mac_address
+        return endpoints
+
+    async def lease(self, container: Container) -> None:
+        """Before a start: addresses and host ports, into the record that the caller commits."""
+        try:
+            for name, settings in container.networks.items():
+                network = self._networks.get(name)
+                await self._networks.lease(network, settings, container.id)
+            if container.host_config.port_bindings or container.host_config.publish_all_ports:
+                await self._publish(container)
+        except BaseException:
+            await self.release(container)
+            raise
+
+    async def release(self, container: Container) -> None:
+        """Give back what :meth:`lease` took."""
+        self._ports.release(container.id)
+        container.published = []
+        container.ports = {}
+        for settings in container.networks.values():
+            await self._networks.release(settings)
+
+    async def join(self, container: Container, netns: int) -> None:
+        """Connect the new namespace behind ``netns``; it stays findable under its name."""
+        path = self._bundles.files(container).netns
+        await asyncio.to_thread(_pin, netns, path)
+        container.sandbox_key = str(path)
+        main = self._gateway_network(container)
+        for number, name in enumerate(container.networks):
+            await self._networks.join(container, name, f"eth{number}", name == main, netns)
+        if main:
+            await self._networks.open(container, main, container.published)
+        for name in container.networks:
+            if name != main:
+                await self._networks.open(container, name, [])
+        if container.published:
+            self.published()
+
+    async def leave(self, container: Container) -> None:
+        """Undo :meth:`join`; goes on after errors and raises them together at the end."""
+        problems: list[str] = []
+        path = self._bundles.files(container).netns
+        netns = _open(path)
+        try:
+            for name in container.networks:
+                for undo in (
+                    self._networks.close(container, name),
+                    self._networks.leave(container, name, netns),
+                ):
+                    try:
+                        await undo
+                    except (EngineError, OSError) as error:
+                        problems.append(f"{name}: {error}")
+        finally:
+            if netns is not None:
+                os.close(netns)
+        await asyncio.to_thread(_unpin, path)
+        container.sandbox_key = ""
+        if container.published:
+            container.published = []
+            self.published()
+        if problems:
+            raise EngineError("a container did not leave its networks whole", "; ".join(problems))
+
+    async def connect(
+        self, container: Container, name: str, settings: EndpointSettings, netns: int | None
+    ) -> None:
+        """``docker network connect``; with ``netns`` the container runs and gets the link now."""
+        network = self._networks.get(name)
+        self._check(network.name, settings)
+        container.networks[network.name] = settings
+        if netns is None:
+            return
+        await self._networks.lease(network, settings, container.id)
+        interface = f"eth{len(container.networks) - 1}"
+        try:
+            await self._networks.join(container, network.name, interface, False, netns)
+            await self._networks.open(container, network.name, [])
+        except BaseException:
+            await self._networks.release(settings)
+            container.networks.pop(network.name, None)
+            raise
+
+    async def disconnect(self, container: Container, name: str, netns: int | None) -> None:
+        """``docker network disconnect``."""
+        if netns is not None:
+            await self._networks.close(container, name)
+            await self._networks.leave(container, name, netns)
+            await self._networks.release(container.networks[name])
+        container.networks.pop(name, None)
+
+    def open_netns(self, container: Container) -> int | None:
+        """Descriptor of a running container's namespace; the caller closes it."""
+        return _open(self._bundles.files(container).netns)
+
+    def stray(self, known: Sequence[Container], exec_root: Path) -> list[str]:
+        """At start: take away names of namespaces whose containers do not run."""
+        wanted = {self._bundles.files(container).netns for container in known}
+        removed = []
+        for path in (exec_root / "netns").glob("*"):
+            if path not in wanted:
+                _unpin(path)
+                removed.append(f"network namespace {path.name}")
+        return removed
+
+    # -- inside --------------------------------------------------------------------------------
+
+    async def _publish(self, container: Container) -> None:
+        main = self._gateway_network(container)
+        settings = container.networks.get(main)
+        if settings is None or not (settings.ip_address or settings.global_ipv6_address):
+            return
+        grant = await asyncio.to_thread(
+            self._ports.allocate,
+            container.id,
+            container.name,
+            settings.endpoint_id,
+            settings.ip_address,
+            container.host_config.port_bindings or {},
+            container.config.exposed_ports or {},
+            container.host_config.publish_all_ports,
+        )
+        container.published = grant.published
+        container.ports = grant.bindings
+
+    def _gateway_network(self, container: Container) -> str:
+        """The network that gives the default route: highest priority, then first by name, but an
+        internal one only if there is no other."""
+        candidates = sorted(
+            container.networks,
+            key=lambda name: (
+                self._networks.get(name).internal,
+                -container.networks[name].gw_priority,
+                name,
+            ),
+        )
+        return candidates[0] if candidates else ""
+
+    def _name(self, ref: str) -> str:
+        return self._networks.get("bridge" if ref in ("", "default") else ref).name
+
+    def _check(self, name: str, settings: EndpointSettings) -> None:
+        network = self._networks.get(name)
+        config = settings.ipam_config
+        wanted = config and (config.ipv4_address or config.ipv6_address)
+        if wanted and network.predefined:
+            raise InvalidParameter(
+                "user specified IP address is supported on user defined networks only"
+            )
+        if settings.aliases and network.predefined and network.name != "bridge":
+            raise InvalidParameter(
+                "network-scoped aliases are only supported for user-defined networks"
+            )
+
+
+def exposed(container: Container) -> dict[str, list[PortBinding] | None]:
+    """``NetworkSettings.Ports`` of a running container: what is published, and what is not."""
+    ports: dict[str, list[PortBinding] | None] = dict.fromkeys(container.config.exposed_ports or {})
+    ports.update(container.ports)
+    return ports
+
+
+def ports_of(container: Container) -> Sequence[PublishedPort]:
+    return container.published
+
+
+def _pin(netns: int, path: Path) -> None:
+    """Bind the namespace to a name, so that it can be entered and outlives its processes."""
+    failpoint("sandbox.pin")
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.touch(mode=0o444)
+    syscalls.mount(f"/proc/self/fd/{netns}", path, None, syscalls.MS_BIND)
+
+
+def _unpin(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            syscalls.umount(path, syscalls.MNT_DETACH)
+    path.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> int | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if not os.readlink(f"/proc/self/fd/{fd}").startswith("net:["):
+        os.close(fd)  # the name is left from before a reboot, or the pin was never made
+        return None
+    return fd

@@ -50,6 +50,7 @@ _ARCHIVE_FAULTS = frozenset(
         errno.ENOTDIR,
         errno.EISDIR,
         errno.ENOENT,
+        errno.EEXIST,  # a symlink that leads nowhere stands where a directory should
         errno.EXDEV,
         errno.EINVAL,
         errno.EMLINK,
@@ -92,8 +93,8 @@ def unpack(
     Entries take effect in order and later ones replace earlier ones, except that a directory over
     a directory only changes its attributes. The archive's own root entry is ignored, as Docker
     ignores it. Directories that no entry names get the attributes of that directory in the first
-    of ``lowers`` (top layer first) that has it, or root's and 0755. Long runs of zeros become
-    holes. Owners and groups are numeric.
+    of ``lowers`` (top layer first) that has it, or root's and 0755. A whiteout of what none of
+    ``lowers`` has is dropped. Long runs of zeros become holes. Owners and groups are numeric.
 
     Raises ``InvalidParameter`` naming the entry for a bad archive, ``OSError`` for the disk's
     failures. What was unpacked until then stays.
@@ -296,8 +297,32 @@ class _Unpacker:
                 return
             self._remove(parent, name)
             return
+        if not self._below(directory, name):
+            # There is nothing to hide, and a directory that no lower layer has is listed by
+            # overlay as it is, with the device in it. Only an earlier entry goes.
+            try:
+                self._remove(self._parent(directory, make=False), name)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            return
         parent = self._parent(directory)
         self._replacing(parent, name, lambda: os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent))
+
+    def _below(self, directory: bytes, name: bytes) -> bool:
+        """True if one of the lower layers has something of that name."""
+        for lower in self._lower_descriptors():
+            try:
+                fd = openat2(lower, directory or b".", _DIRECTORY_FLAGS, 0, RESOLVE_IN_ROOT)
+            except OSError:
+                continue
+            try:
+                os.stat(name, dir_fd=fd, follow_symlinks=False)
+                return True
+            except FileNotFoundError:
+                continue
+            finally:
+                os.close(fd)
+        return False
 
     def _opaque(self, directory: bytes) -> None:
         if self._whiteouts is Whiteouts.APPLY:
@@ -376,9 +401,7 @@ class _Unpacker:
     def _inherit(self, fd: int, directory: bytes) -> None:
         """Give an implied directory the attributes it has in the layers below."""
         os.fchmod(fd, 0o755)
-        if self._lower_fds is None:
-            self._lower_fds = [os.open(lower, _DIRECTORY_FLAGS) for lower in self._lowers]
-        for lower in self._lower_fds:
+        for lower in self._lower_descriptors():
             try:
                 source = openat2(lower, directory, _DIRECTORY_FLAGS, 0, RESOLVE_IN_ROOT)
             except (FileNotFoundError, NotADirectoryError):
@@ -394,6 +417,11 @@ class _Unpacker:
             finally:
                 os.close(source)
             return
+
+    def _lower_descriptors(self) -> list[int]:
+        if self._lower_fds is None:
+            self._lower_fds = [os.open(lower, _DIRECTORY_FLAGS) for lower in self._lowers]
+        return self._lower_fds
 
     def _remember(self, path: bytes, fd: int) -> None:
         if len(self._parents) >= _MAX_PARENTS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import threading
 from collections.abc import Sequence
 from functools import cache
@@ -83,12 +84,9 @@ def _mount(target: str, flags: int, data: bytes, overlay: Overlay, work: str) ->
         # crashed and the layer is in pieces. The contract has such layers thrown away, so a mark
         # that is met here is from this boot, and the page cache has everything.
         mark = f"{work}/work/incompat/volatile"
-        if error.errno not in (errno.EINVAL, errno.ESTALE) or not overlay.work:
+        if not overlay.work or not os.path.isdir(mark):
             raise
-        try:
-            os.rmdir(mark)
-        except OSError:
-            raise error from None
+        shutil.rmtree(mark)
         syscalls.mount("overlay", target, "overlay", flags, data)
 
 

@@ -1,0 +1,1 @@
+"""Conformance kits, one per contract, and the pytest plugin."""

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from pyengine.contracts.base import DriverContext, Probe
 from pyengine.contracts.logging import LoggingDriver, LogQuery, LogReader, LogWriter
-
 from pyengine_log_json_file.options import parse
 from pyengine_log_json_file.writer import JsonFileWriter
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pyengine.contracts.logging import STDERR, STDOUT, LogWriter
 from pyengine.faults import failpoint
-
 from pyengine_log_json_file.compress import SUFFIX, Compressor
 from pyengine_log_json_file.encode import escape, quote, timestamp
 from pyengine_log_json_file.options import Options

@@ -1,0 +1,43 @@
+"""Writing an archive that the engine streams to where the user wants it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyengine.cli.client import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyengine.cli.http import Response
+
+
+def write_stream(request: Callable[[], Response], path: str, refusal: str) -> None:
+    """Send the request and write its body to ``path``, or to standard output without one.
+
+    A file appears only when it is complete. CommandError with ``refusal`` for a terminal.
+    """
+    if not path:
+        if sys.stdout.isatty():
+            raise CommandError(refusal)
+        for piece in request():
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+        return
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise CommandError(f'invalid output path: directory "{folder}" does not exist')
+    response = request()
+    partial = f"{path}.part-{os.getpid()}"
+    try:
+        with open(partial, "wb") as file:
+            for piece in response:
+                file.write(piece)
+        os.replace(partial, path)
+    except OSError as error:
+        raise CommandError(f"failed to write {path}: {error.strerror}")
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)

@@ -1,0 +1,184 @@
+"""Sizes and times as people write and read them, in the notation of Docker's clients.
+
+Sizes for people are decimal (``12.3MB``), limits are binary (``64m`` is 64 MiB), durations are
+Go's (``1h30m``), as in docs.docker.com/reference/cli.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtTpP]?)(?:[iI]?[bB])?\s*$")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_NANOSECONDS = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "μs": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+_DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
+
+
+def parse_bytes(text: str) -> int:
+    """``64m``, ``1.5g``, ``512`` in bytes; ValueError with Docker's words otherwise."""
+    match = _SIZE.match(text)
+    if match is None:
+        raise ValueError(f"invalid size: '{text}'")
+    return int(float(match[1]) * 1024 ** " kmgtp".index(match[2].lower() or " "))
+
+
+def _scaled(size: float, base: float, units: tuple[str, ...]) -> tuple[float, str]:
+    index = 0
+    while size >= base and index < len(units) - 1:
+        size /= base
+        index += 1
+    return size, units[index]
+
+
+def human_size(size: float, precision: int = 4) -> str:
+    """Bytes with ``precision`` significant digits and a decimal unit: ``4.26MB``."""
+    value, unit = _scaled(float(size), 1000.0, _DECIMAL)
+    return significant(value, precision) + unit
+
+
+def binary_size(size: float) -> str:
+    """Bytes with four significant digits and a binary unit: ``7.759GiB``."""
+    value, unit = _scaled(float(size), 1024.0, _BINARY)
+    return significant(value, 4) + unit
+
+
+def significant(value: float, digits: int) -> str:
+    """A number in C's ``%.<digits>g``."""
+    return f"{value:.{digits}g}"
+
+
+def human_duration(seconds: float) -> str:
+    """How long, in the words of ``docker ps``: ``2 minutes``, ``About an hour``."""
+    whole = int(seconds)
+    minutes, hours = int(seconds / 60), int(seconds / 3600 + 0.5)
+    if whole < 1:
+        return "Less than a second"
+    if whole == 1:
+        return "1 second"
+    if whole < 60:
+        return f"{whole} seconds"
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    if hours == 1:
+        return "About an hour"
+    if hours < 48:
+        return f"{hours} hours"
+    if hours < 24 * 7 * 2:
+        return f"{hours // 24} days"
+    if hours < 24 * 30 * 2:
+        return f"{hours // 24 // 7} weeks"
+    if hours < 24 * 365 * 2:
+        return f"{hours // 24 // 30} months"
+    return f"{int(seconds / 3600) // 24 // 365} years"
+
+
+def parse_duration(text: str) -> int:
+    """Go's duration notation in nanoseconds; ValueError with Go's words otherwise."""
+    body, sign = text, 1
+    if body[:1] in ("+", "-"):
+        sign = -1 if body[0] == "-" else 1
+        body = body[1:]
+    if body == "0":
+        return 0
+    position, total = 0, 0.0
+    while position < len(body):
+        match = _DURATION_PART.match(body, position)
+        if match is None:
+            missing = body and re.fullmatch(r"[\d.]+", body)
+            words = "missing unit in duration" if missing else "invalid duration"
+            raise ValueError(f'time: {words} "{text}"')
+        total += float(match[1]) * _NANOSECONDS[match[2]]
+        position = match.end()
+    if not body:
+        raise ValueError(f'time: invalid duration "{text}"')
+    return sign * int(total)
+
+
+def format_duration(nanoseconds: int) -> str:
+    """A duration in Go's notation: ``1h30m0s``, ``1.5s``, ``250ms``, ``0s``."""
+    if nanoseconds == 0:
+        return "0s"
+    sign, left = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
+    if left < 1_000_000_000:
+        for unit in ("ms", "µs", "ns"):
+            if left >= _NANOSECONDS[unit]:
+                return sign + _decimal(left, _NANOSECONDS[unit]) + unit
+    hours, left = divmod(left, _NANOSECONDS["h"])
+    minutes, left = divmod(left, _NANOSECONDS["m"])
+    text = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{sign}{text}{_decimal(left, _NANOSECONDS['s'])}s"
+
+
+def _decimal(value: int, unit: int) -> str:
+    whole, rest = divmod(value, unit)
+    if rest == 0:
+        return str(whole)
+    return f"{whole}." + str(rest).rjust(len(str(unit)) - 1, "0").rstrip("0")
+
+
+def api_timestamp(text: str, now: float | None = None) -> str:
+    """``--since`` and ``--until`` for the API: a moment, or a duration before now.
+
+    Returns ``<seconds>[.<nanoseconds>]``. A date without zone is local time, as in Docker.
+    ValueError if it is neither.
+    """
+    if not text:
+        return ""
+    try:
+        ago = parse_duration(text)
+    except ValueError:
+        pass
+    else:
+        moment = int((time.time() if now is None else now) * 1e9) - ago
+        return f"{moment // 10**9}.{moment % 10**9:09d}"
+    if re.fullmatch(r"\d+(\.\d{1,9})?", text) and "-" not in text:
+        return text
+    return _parse_moment(text)
+
+
+_MOMENT = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:T(\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?)?(Z|[+-]\d\d:\d\d)?"
+)
+
+
+def _parse_moment(text: str) -> str:
+    import calendar
+
+    match = _MOMENT.fullmatch(text)
+    if match is None:
+        raise ValueError(f'failed to parse value as time or duration: "{text}"')
+    day, hour, minute, second, fraction, zone = match.groups()
+    parsed = time.strptime(f"{day} {hour or 0}:{minute or 0}:{second or 0}", "%Y-%m-%d %H:%M:%S")
+    if zone is None:
+        seconds = int(time.mktime(parsed))
+    else:
+        seconds = calendar.timegm(parsed)
+        if zone != "Z":
+            offset = int(zone[1:3]) * 3600 + int(zone[4:6]) * 60
+            seconds -= offset if zone[0] == "+" else -offset
+    return f"{seconds}.{(fraction or '').ljust(9, '0')}"
+
+
+def epoch(text: str) -> float:
+    """An RFC 3339 moment of the API as seconds since 1970; Go's zero time is negative."""
+    if text.startswith("0001-"):
+        return -62135596800.0
+    return float(_parse_moment(text))
+
+
+def go_time(seconds: float) -> str:
+    """A moment as Go prints one: ``2026-11-23 20:15:00 +0000 UTC``, in local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(seconds))

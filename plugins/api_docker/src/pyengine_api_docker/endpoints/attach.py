@@ -1,0 +1,248 @@
+"""What lasts: attach, logs, wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from aiohttp import WSMsgType, web
+
+from pyengine.contracts.logging import LogChunk, LogQuery
+from pyengine.errors import InvalidParameter
+from pyengine_api_docker.hijack import Escape, Hijacked, frame, head, parse_keys
+from pyengine_api_docker.http import JSON, MULTIPLEXED_STREAM, RAW_STREAM, Call
+
+if TYPE_CHECKING:
+    from pyengine.engine.engine import Engine
+    from pyengine.engine.model import Container
+    from pyengine.supervisor.client import Attachment
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound="Closable | None")
+
+_CONDITIONS = frozenset({"not-running", "next-exit", "removed"})
+
+
+async def acquire(opening: Awaitable[T]) -> T:
+    """Wait for something that must be closed, also if the client goes while it is being opened."""
+    task: asyncio.Future[T] = asyncio.ensure_future(opening)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_discard)
+        raise
+
+
+def tell(engine: Engine, container: Container, action: str, **more: str) -> None:
+    """An event of a container that only this frontend knows of."""
+    about = {"image": container.config.image, "name": container.name.removeprefix("/")}
+    attributes = {**(container.config.labels or {}), **about, **more}
+    engine.events.emit("container", action, container.id, attributes)
+
+
+def _discard(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled() and task.exception() is None and task.result() is not None:
+        task.result().close()
+
+
+async def serve(
+    client: Hijacked,
+    attachment: Attachment,
+    stdin: bool,
+    escape: Escape | None,
+    detached: Callable[[], None],
+    history: AsyncIterator[bytes] | None = None,
+) -> web.StreamResponse:
+    """Join a hijacked client and a container's streams until one of them ends."""
+    try:
+        if history is not None:
+            async for data in history:
+                await client.send(data)
+        if await client.splice(attachment, stdin=stdin, escape=escape):
+            detached()
+    finally:
+        attachment.close()
+        client.finish_soon()
+    await client.gone
+    return web.Response()
+
+
+async def attach(call: Call) -> web.StreamResponse:
+    engine, query = call.engine, call.query
+    container = engine.containers.get(call.name)
+    tty = container.config.tty
+    escape = Escape(parse_keys(query["detachKeys"])) if tty else None
+    stdin = query.flag("stdin") and container.config.open_stdin
+    streams = {"stdout": query.flag("stdout"), "stderr": query.flag("stderr")}
+    history = None
+    if query.flag("logs"):
+        history = _frames(engine.containers.logs(container.id, LogQuery(**streams), False), tty)
+    if not query.flag("stream"):
+        client = Hijacked.take(call.request, head(call, tty))
+        try:
+            async for data in history or _none():
+                await client.send(data)
+        finally:
+            client.finish_soon()
+        await client.gone
+        return web.Response()
+    attachment = await acquire(engine.containers.attach(container.id, stdin=stdin, **streams))
+
+    def detached() -> None:
+        tell(engine, container, "detach")
+
+    client = Hijacked.take(call.request, head(call, tty))
+    return await serve(client, attachment, stdin, escape, detached, history)
+
+
+async def _none() -> AsyncIterator[bytes]:
+    for nothing in ():
+        yield nothing
+
+
+async def _frames(chunks: AsyncIterator[LogChunk], tty: bool) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        yield chunk.data if tty else frame(chunk.stream, chunk.data)
+
+
+async def attach_websocket(call: Call) -> web.StreamResponse:
+    """The bare payload of the streams, in binary messages (text before 1.28)."""
+    engine, query = call.engine, call.query
+    container = engine.containers.get(call.name)
+    chosen = {
+        name: query.flag(name) if call.version >= 42 else True
+        for name in ("stdin", "stdout", "stderr")
+    }
+    streams = {"stdout": chosen["stdout"], "stderr": chosen["stderr"]}
+    stdin = chosen["stdin"] and container.config.open_stdin
+    tty = container.config.tty
+    socket = web.WebSocketResponse(
+        protocols=call.request.headers.getall("Sec-WebSocket-Protocol", ())
+    )
+    await socket.prepare(call.request)
+    send = socket.send_bytes if call.version >= 28 else _as_text(socket)
+    if query.flag("logs"):
+        async for chunk in engine.containers.logs(container.id, LogQuery(**streams), False):
+            await send(chunk.data)
+    if query.flag("stream"):
+        attachment = await acquire(engine.containers.attach(container.id, stdin=stdin, **streams))
+        try:
+            await _websocket(socket, attachment, send, stdin, tty)
+        finally:
+            attachment.close()
+    await socket.close()
+    return socket
+
+
+def _as_text(socket: web.WebSocketResponse) -> Callable[[bytes], Awaitable[None]]:
+    return lambda data: socket.send_str(data.decode(errors="replace"))
+
+
+async def _websocket(
+    socket: web.WebSocketResponse,
+    attachment: Attachment,
+    send: Callable[[bytes], Awaitable[None]],
+    stdin: bool,
+    tty: bool,
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def inward() -> None:
+        sent = 0
+        async for message in socket:
+            if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT) or not stdin:
+                continue
+            data = message.data.encode() if isinstance(message.data, str) else message.data
+            await loop.sock_sendall(attachment.sock, data)
+            sent += len(data)
+
+    reader, writer = await asyncio.open_connection(sock=attachment.sock)
+
+    async def outward() -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                if tty:
+                    data = await reader.read(65536)
+                    if not data:
+                        return
+                else:
+                    header = await reader.readexactly(8)
+                    data = await reader.readexactly(int.from_bytes(header[4:], "big"))
+                await send(data)
+
+    tasks = {asyncio.ensure_future(inward()), asyncio.ensure_future(outward())}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        writer.transport.abort()
+
+
+async def wait(call: Call) -> web.StreamResponse:
+    """Since 1.30 the headers come at once: they say that the client will not miss the exit."""
+    condition = call.query["condition"] if call.version >= 30 else ""
+    if condition and condition not in _CONDITIONS:
+        raise InvalidParameter(f'invalid condition: "{condition}"')
+    outcome = asyncio.ensure_future(
+        call.engine.containers.wait(call.name, condition or "not-running")
+    )
+    try:
+        stream = await call.stream(JSON) if call.version >= 30 else None
+        code, error = await outcome
+    finally:
+        outcome.cancel()
+    body: dict[str, Any] = {"StatusCode": code}
+    if error:
+        body["Error"] = {"Message": error}
+    stream = stream or await call.stream(JSON)
+    await stream.write_json(body)
+    return stream.response
+
+
+async def logs(call: Call) -> web.StreamResponse:
+    query = call.query
+    wanted = {"stdout": query.flag("stdout"), "stderr": query.flag("stderr")}
+    if not any(wanted.values()):
+        raise InvalidParameter("Bad parameters: you must choose at least one stream")
+    container = call.engine.containers.get(call.name)
+    tty = container.config.tty
+    tail = query["tail"]
+    until = query.time("until")
+    follow = query.flag("follow") and not (until and until <= time.time_ns())
+    chunks = call.engine.containers.logs(
+        container.id,
+        LogQuery(
+            since=query.time("since"),
+            until=until,
+            tail=int(tail) if tail.isdigit() else -1,
+            timestamps=query.flag("timestamps"),
+            details=query.flag("details"),
+            **wanted,
+        ),
+        follow,
+    )
+    # the first records come before the headers, so that what cannot be read is an error
+    upcoming = aiter(chunks)
+    first = asyncio.ensure_future(anext(upcoming))
+    try:
+        await asyncio.wait((first,), timeout=0.05)
+        if first.done() and not isinstance(first.exception(), StopAsyncIteration | None):
+            first.result()
+        plain = tty or call.version < 42
+        stream = await call.stream(RAW_STREAM if plain else MULTIPLEXED_STREAM)
+        with contextlib.suppress(StopAsyncIteration):
+            chunk = await first
+            while True:
+                await stream.write(chunk.data if tty else frame(chunk.stream, chunk.data))
+                chunk = await anext(upcoming)
+        return stream.response
+    finally:
+        first.cancel()

@@ -1,0 +1,68 @@
+"""Further processes in containers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from pyengine.engine.model import ExecConfig
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
+from pyengine_api_docker import objects, requests
+from pyengine_api_docker.endpoints.attach import acquire, serve, tell
+from pyengine_api_docker.hijack import Escape, Hijacked, frame, head, parse_keys
+from pyengine_api_docker.http import Call, empty, json
+
+
+async def create(call: Call) -> web.StreamResponse:
+    body = await call.body(ExecConfig)
+    if not body.cmd:
+        raise InvalidParameter("No exec command specified")
+    if call.version < 42:
+        body.console_size = None
+    if body.detach_keys:
+        parse_keys(body.detach_keys)
+    return json({"Id": await call.engine.execs.create(call.name, body)}, 201)
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    return json(objects.exec_inspect(call.engine.execs.get(call.name)))
+
+
+async def resize(call: Call) -> web.StreamResponse:
+    height, width = call.query.size("h"), call.query.size("w")
+    await call.engine.execs.resize(call.name, width, height)
+    return empty(200)
+
+
+async def start(call: Call) -> web.StreamResponse:
+    """A command that cannot be started tells so in the stream: its client looks at the exit code
+    afterwards (126, 127), as it does for one that ran."""
+    engine = call.engine
+    body = await call.body(requests.StartExec)
+    record = engine.execs.get(call.name)
+    console = body.console_size if body.tty and call.version >= 42 else None
+    starting = engine.execs.start(record.id, detach=body.detach, tty=body.tty, console_size=console)
+    if body.detach:
+        await asyncio.shield(asyncio.ensure_future(starting))
+        return empty(200)
+    try:
+        attachment = await acquire(starting)
+    except (NotFound, Conflict):
+        raise
+    except EngineError as error:
+        client = Hijacked.take(call.request, head(call, body.tty))
+        text = error.message().encode() + b"\r\n"
+        await client.send(text if body.tty else frame(1, text))
+        await client.finish()
+        return web.Response()
+    escape = Escape(parse_keys(record.config.detach_keys)) if body.tty else None
+    if attachment is None:
+        return empty(200)
+
+    def detached() -> None:
+        container = engine.containers.get(record.container_id)
+        tell(engine, container, "exec_detach", execID=record.id)
+
+    client = Hijacked.take(call.request, head(call, body.tty))
+    return await serve(client, attachment, record.config.attach_stdin, escape, detached)

@@ -1,0 +1,49 @@
+"""Volumes."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from pyengine_api_docker import objects, requests
+from pyengine_api_docker.http import Call, empty, json
+
+
+async def list_(call: Call) -> web.StreamResponse:
+    volumes = call.engine.volumes
+    records = volumes.list(call.query.filters())
+    return json(
+        {
+            "Volumes": [objects.volume(r, volumes.mountpoint(r.name)) for r in records],
+            "Warnings": None,
+        }
+    )
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    record = call.engine.volumes.get(call.name)
+    return json(objects.volume(record, call.engine.volumes.mountpoint(record.name)))
+
+
+async def create(call: Call) -> web.StreamResponse:
+    body = await call.body(requests.CreateVolume)
+    volumes = call.engine.volumes
+    labels = body.labels or {}
+    if not body.name:
+        # how clients tell that nobody chose the name
+        labels = {**labels, "com.docker.volume.anonymous": ""}
+    record = await volumes.create(body.name, body.driver, body.driver_opts or {}, labels)
+    return json(objects.volume(record, volumes.mountpoint(record.name)), 201)
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    await call.engine.volumes.remove(call.name, call.query.flag("force"))
+    return empty()
+
+
+async def prune(call: Call) -> web.StreamResponse:
+    """Since 1.42 anonymous volumes only, unless the filter ``all`` says otherwise."""
+    filters = call.query.filters()
+    if call.version < 42:
+        filters["all"] = ["true"]
+    removed, freed = await call.engine.volumes.prune(filters)
+    return json({"VolumesDeleted": list(removed) or None, "SpaceReclaimed": freed})

@@ -1,0 +1,146 @@
+"""The frontend: sockets, requests, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import socket
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import unquote
+
+from aiohttp import web
+
+import pyengine
+from pyengine.contracts.frontend import Frontend
+from pyengine.errors import EngineError, InvalidParameter
+from pyengine_api_docker.http import Call, failure
+from pyengine_api_docker.routes import find
+
+if TYPE_CHECKING:
+    from pyengine.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+API_VERSION = "1.51"
+OLDEST_VERSION = "1.24"
+
+_VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
+#: How many connections may wait to be accepted: ``docker compose up`` opens many at once.
+BACKLOG = 512
+
+
+class DockerFrontend(Frontend):
+    """Serves the Docker Engine API on the daemon's sockets."""
+
+    name: ClassVar[str] = "docker"
+    protocol: ClassVar[str] = "http"
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._server = web.Server(
+            self._handle,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=3600,
+            logger=log,
+        )
+        self._listeners: list[asyncio.AbstractServer] = []
+        #: requests that last as long as the client likes
+        self._lasting: set[asyncio.Task[object]] = set()
+        self._headers = {
+            "Api-Version": API_VERSION,
+            "Docker-Experimental": "false",
+            "Ostype": "linux",
+            "Server": f"pyengine/{pyengine.__version__} (linux)",
+        }
+
+    async def start(self, listeners: list[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in listeners:
+            self._listeners.append(
+                await loop.create_server(self._server, sock=listener, backlog=BACKLOG)
+            )
+
+    async def stop(self, timeout: float) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        self._server.pre_shutdown()
+        for task in list(self._lasting):
+            task.cancel()
+        await self._server.shutdown(timeout)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            response = await self._answer(request)
+        except EngineError as error:
+            response = failure(error.status, error.message())
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("%s %s failed", request.method, request.raw_path)
+            response = failure(500, "internal error of the engine: see its log")
+        if not response.prepared:
+            response.headers.update(self._headers)
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        path, _, query = request.raw_path.partition("?")
+        wanted = API_VERSION
+        versioned = _VERSIONED.fullmatch(path)
+        if versioned is not None:
+            wanted, path = versioned.groups()
+        endpoint, name = find(request.method, path)
+        if endpoint is None:
+            return failure(404, "page not found")
+        version = _minor(wanted)
+        self.engine.hooks.security_authorize(request.method, request.raw_path, _user(request))
+        call = Call(self.engine, request, version, path, unquote(name), query)
+        if endpoint.lasting:
+            return await self._last(endpoint.run(call))
+        if endpoint.reads:
+            return await endpoint.run(call)
+        # what was begun is carried through, though its client may have gone
+        return await asyncio.shield(asyncio.ensure_future(endpoint.run(call)))
+
+    async def _last(self, answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._lasting.add(task)
+        try:
+            return await answer
+        finally:
+            self._lasting.discard(task)
+
+
+def _minor(version: str) -> int:
+    """45 for ``1.45``; ``InvalidParameter`` in Docker's words for what is not served."""
+    if version == API_VERSION:
+        return 51
+    parts = [int(part or 0) for part in version.split(".")]
+    major, minor = parts[0], parts[1] if len(parts) > 1 else 0
+    if (major, minor) < (1, 24):
+        raise InvalidParameter(
+            f"client version {version} is too old. Minimum supported API version is "
+            f"{OLDEST_VERSION}, please upgrade your client to a newer version"
+        )
+    if (major, minor) > (1, 51):
+        raise InvalidParameter(
+            f"client version {version} is too new. Maximum supported API version is {API_VERSION}"
+        )
+    return minor
+
+
+def _user(request: web.BaseRequest) -> str:
+    """The common name of the client's certificate, if it showed one."""
+    transport = request.transport
+    certificate = transport.get_extra_info("peercert") if transport is not None else None
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        for group in (certificate or {})["subject"]:
+            for key, value in group:
+                if key == "commonName":
+                    return str(value)
+    return ""

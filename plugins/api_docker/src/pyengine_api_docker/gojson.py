@@ -1,0 +1,96 @@
+"""Request bodies, decoded with the leniency that clients of a Go server have come to rely on.
+
+``encoding/json`` takes ``null`` for any field (it keeps the zero value), matches names of fields
+without regard to case, and Docker takes a string where a command is a list of words. docker-py
+sends nulls in almost every body. The exact way is tried first, since it is also the fast one.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from pyengine.errors import InvalidParameter
+
+T = TypeVar("T")
+
+#: Fields that Docker declares as a word or a list of words.
+WORDS = frozenset({"Cmd", "Entrypoint"})
+
+_MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
+
+
+def decode(raw: bytes, type: type[T]) -> T:
+    """``raw`` as ``type``, a msgspec struct. Unknown fields are ignored.
+
+    Raises ``InvalidParameter`` in Docker's words for what is no JSON or has the wrong types.
+    """
+    if not raw.strip():
+        raise InvalidParameter("invalid JSON: got EOF while reading request body")
+    try:
+        return _decoder(type).decode(raw)
+    except msgspec.ValidationError:
+        pass
+    except msgspec.DecodeError as error:
+        text = str(error)
+        if "trailing characters" in text:
+            raise InvalidParameter("unexpected content after JSON") from error
+        if "truncated" in text:
+            text = "unexpected EOF"
+        raise InvalidParameter(f"invalid JSON: {text}") from error
+    try:
+        body = msgspec.json.decode(raw)
+        return msgspec.convert({} if body is None else _adapt(body, type), type)
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(f"invalid JSON: {_explain(str(error))}") from error
+
+
+@cache
+def _decoder(type: type[T]) -> msgspec.json.Decoder[T]:
+    return msgspec.json.Decoder(type)
+
+
+@cache
+def _fields(type: Any) -> dict[str, tuple[str, Any]]:
+    """Lower-case name -> (name on the wire, its type)."""
+    return {
+        item.encode_name.lower(): (item.encode_name, item.type)
+        for item in msgspec.structs.fields(type)
+    }
+
+
+def _adapt(value: Any, type: Any) -> Any:
+    """``value`` without nulls that ``type`` has no room for, and under its exact names."""
+    if isinstance(type, types.UnionType) or typing.get_origin(type) is typing.Union:
+        members = [member for member in typing.get_args(type) if member is not types.NoneType]
+        return _adapt(value, members[0]) if value is not None and len(members) == 1 else value
+    origin = typing.get_origin(type)
+    if origin is dict and isinstance(value, dict):
+        return {key: _adapt(item, typing.get_args(type)[1]) for key, item in value.items()}
+    if origin is list and isinstance(value, list):
+        return [_adapt(item, typing.get_args(type)[0]) for item in value]
+    if not (isinstance(type, typing.cast(Any, msgspec.StructMeta)) and isinstance(value, dict)):
+        return value
+    fields = _fields(type)
+    body = {}
+    for key, item in value.items():
+        name, expected = fields.get(key.lower(), (key, None))
+        if item is None or expected is None:
+            continue
+        words = name in WORDS and isinstance(item, str)
+        body[name] = [item] if words else _adapt(item, expected)
+    return body
+
+
+def _explain(text: str) -> str:
+    found = _MISMATCH.match(text)
+    if found is None:
+        return text
+    expected, got, place = found.groups()
+    where = f"field {place}" if place else "value"
+    return f"cannot unmarshal {got} into {where} of type {expected}"

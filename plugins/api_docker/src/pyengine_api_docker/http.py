@@ -1,0 +1,194 @@
+"""One request, as the endpoints see it, and the answers they give."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs
+
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDict
+
+from pyengine import timestamps
+from pyengine.errors import InvalidParameter
+from pyengine_api_docker import gojson
+
+if TYPE_CHECKING:
+    from pyengine.engine.engine import Engine
+
+T = TypeVar("T")
+
+#: A body that is decoded whole; archives and images are streamed instead.
+LARGEST_BODY = 16 * 1024 * 1024
+
+JSON = "application/json"
+RAW_STREAM = "application/vnd.docker.raw-stream"
+MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
+
+_FALSE = frozenset({"", "0", "no", "false", "none"})
+
+
+class Query:
+    """The query string. A key that is absent is an empty string, as in Docker."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, text: str) -> None:
+        self._values = parse_qs(text, keep_blank_values=True) if text else {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def __getitem__(self, key: str) -> str:
+        values = self._values.get(key)
+        return values[0] if values else ""
+
+    def all(self, key: str) -> list[str]:
+        return self._values.get(key, [])
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """Docker's idea of a boolean: anything but empty, 0, no, false and none is true."""
+        values = self._values.get(key)
+        return default if values is None else values[0].strip().lower() not in _FALSE
+
+    def integer(self, key: str) -> int | None:
+        """``InvalidParameter`` in the words of Go's ``strconv`` for what is no number."""
+        text = self[key]
+        if not text:
+            return None
+        try:
+            return int(text)
+        except ValueError as error:
+            raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax') from error
+
+    def size(self, key: str) -> int:
+        """A terminal's height or width: required, not negative."""
+        value = self.integer(key)
+        if value is None or not 0 <= value < 1 << 16:
+            raise InvalidParameter(f'strconv.Atoi: parsing "{self[key]}": invalid syntax')
+        return value
+
+    def time(self, key: str) -> int:
+        """A time in ns since the epoch; 0 if absent."""
+        try:
+            return timestamps.parse_query(self[key])
+        except ValueError as error:
+            raise InvalidParameter(f'invalid value for "{key}": {error}') from error
+
+    def filters(self) -> dict[str, list[str]]:
+        """``filters``: JSON of ``{name: {value: true}}``, or of ``{name: [value]}`` before 1.22."""
+        text = self["filters"]
+        if not text:
+            return {}
+        try:
+            raw = msgspec.json.decode(text, type=dict[str, dict[str, bool] | list[str]])
+        except msgspec.MsgspecError as error:
+            raise InvalidParameter("invalid filter") from error
+        return {name: list(values) for name, values in raw.items()}
+
+
+class Call:
+    """A request that has found its endpoint.
+
+    ``version``: the API's minor number (45 for 1.45). ``name``: what stands for ``{id}`` or
+    ``{name}`` in the endpoint's path.
+    """
+
+    __slots__ = ("engine", "name", "path", "query", "request", "version")
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: web.BaseRequest,
+        version: int,
+        path: str,
+        name: str,
+        query: str,
+    ) -> None:
+        self.engine = engine
+        self.request = request
+        self.version = version
+        self.path = path
+        self.name = name
+        self.query = Query(query)
+
+    @property
+    def upgrades(self) -> bool:
+        """The client asked for a protocol upgrade, and not for a bare hijack."""
+        return "Upgrade" in self.request.headers
+
+    async def raw_body(self) -> bytes:
+        """The whole body; ``InvalidParameter`` unless it says that it is JSON."""
+        headers = self.request.headers
+        kind = headers.get("Content-Type", "")
+        if (kind or self.request.can_read_body) and kind.partition(";")[0].strip().lower() != JSON:
+            raise InvalidParameter(
+                f"unsupported Content-Type header ({kind}): must be 'application/json'"
+                if kind
+                else "malformed Content-Type header (): mime: no media type"
+            )
+        if not self.request.can_read_body:
+            return b""
+        await self.expect()
+        body = bytearray()
+        async for chunk in self.request.content.iter_chunked(65536):
+            body += chunk
+            if len(body) > LARGEST_BODY:
+                raise InvalidParameter("http: request body too large")
+        return bytes(body)
+
+    async def body(self, type: type[T]) -> T:
+        """The body as ``type``; no body at all is an empty object."""
+        raw = await self.raw_body()
+        return gojson.decode(raw, type) if raw else type()
+
+    async def expect(self) -> None:
+        """Tell a client that waits for it to send the body."""
+        if self.request.headers.get("Expect", "").lower() == "100-continue":
+            transport = self.request.transport
+            if transport is not None:
+                transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    async def stream(self, content_type: str) -> Stream:
+        """Begin an answer of unknown length; its headers are on the wire on return."""
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        if self.request.version >= (1, 1):
+            response.enable_chunked_encoding()
+        await response.prepare(self.request)
+        # aiohttp keeps headers back until something is written
+        await response.write(b"")
+        return Stream(response)
+
+
+class Stream:
+    """An answer that is written bit by bit."""
+
+    __slots__ = ("response",)
+
+    def __init__(self, response: web.StreamResponse) -> None:
+        self.response = response
+
+    async def write(self, data: bytes) -> None:
+        await self.response.write(data)
+
+    async def write_json(self, value: Any) -> None:
+        await self.response.write(msgspec.json.encode(value) + b"\n")
+
+
+def json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(value) + b"\n",
+        status=status,
+        headers=CIMultiDict({"Content-Type": JSON}),
+    )
+
+
+def empty(status: int = 204) -> web.Response:
+    return web.Response(status=status)
+
+
+def failure(status: int, message: str) -> web.Response:
+    """Docker's error body."""
+    if status == 304:
+        return web.Response(status=304)
+    return json({"message": message}, status)

@@ -1,0 +1,72 @@
+"""Bodies of requests that are no objects of the engine themselves."""
+
+from __future__ import annotations
+
+from msgspec import field
+
+from pyengine.engine.model import (
+    ContainerConfig,
+    EndpointSettings,
+    HostConfig,
+    NetworkingConfig,
+    RestartPolicy,
+    Wire,
+)
+from pyengine.engine.networks import IpamConfig
+
+
+class CreateContainer(ContainerConfig):
+    """``POST /containers/create``: the configuration with two more keys beside its own."""
+
+    host_config: HostConfig = field(default_factory=HostConfig)
+    networking_config: NetworkingConfig = field(default_factory=NetworkingConfig)
+
+
+class UpdateContainer(HostConfig):
+    """``POST /containers/{id}/update``: resources and ``RestartPolicy`` of a ``HostConfig``."""
+
+    restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
+
+
+class StartExec(Wire):
+    detach: bool = False
+    tty: bool = False
+    console_size: list[int] | None = None
+
+
+class Ipam(Wire):
+    driver: str = ""
+    options: dict[str, str] | None = None
+    config: list[IpamConfig] | None = None
+
+
+class CreateNetwork(Wire):
+    name: str = ""
+    driver: str = ""
+    scope: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    enable_ipv4: bool | None = field(name="EnableIPv4", default=None)
+    enable_ipv6: bool | None = field(name="EnableIPv6", default=None)
+    ipam: Ipam | None = field(name="IPAM", default=None)
+    options: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+class Connect(Wire):
+    container: str = ""
+    endpoint_config: EndpointSettings | None = None
+
+
+class Disconnect(Wire):
+    container: str = ""
+    force: bool = False
+
+
+class CreateVolume(Wire):
+    name: str = ""
+    driver: str = ""
+    driver_opts: dict[str, str] | None = None
+    labels: dict[str, str] | None = None

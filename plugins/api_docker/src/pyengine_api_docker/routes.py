@@ -1,0 +1,142 @@
+"""Every endpoint, and how a path finds it.
+
+A path is an area, then an object's name (which may hold slashes: images do), then a verb. So the
+table needs no patterns: the whole path is looked up first, then the path with its name taken out.
+Source of the list: the Engine's API description, v1.51.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from pyengine_api_docker.endpoints import (
+    attach,
+    containers,
+    execs,
+    images,
+    networks,
+    system,
+    volumes,
+)
+from pyengine_api_docker.http import Call
+
+Run = Callable[[Call], Coroutine[Any, Any, web.StreamResponse]]
+
+
+class Endpoint(NamedTuple):
+    """``reads``: changes nothing, so it may be dropped when its client goes. ``lasting``: ends
+    when something happens or the client goes; dropped when the daemon ends."""
+
+    run: Run
+    reads: bool = False
+    lasting: bool = False
+
+
+def _read(run: Run) -> Endpoint:
+    return Endpoint(run, reads=True)
+
+
+def _last(run: Run) -> Endpoint:
+    return Endpoint(run, lasting=True)
+
+
+_ENDPOINTS: dict[str, Endpoint] = {
+    "GET /_ping": _read(system.ping),
+    "HEAD /_ping": _read(system.ping),
+    "GET /version": _read(system.version),
+    "GET /info": _read(system.info),
+    "GET /events": _last(system.events),
+    "GET /system/df": _read(system.disk_usage),
+    "POST /auth": Endpoint(system.auth),
+    "GET /plugins": _read(system.plugins),
+    "GET /containers/json": _read(containers.list_),
+    "POST /containers/create": Endpoint(containers.create),
+    "POST /containers/prune": Endpoint(containers.prune),
+    "GET /containers/*/json": _read(containers.inspect),
+    "POST /containers/*/start": Endpoint(containers.start),
+    "POST /containers/*/stop": Endpoint(containers.stop),
+    "POST /containers/*/restart": Endpoint(containers.restart),
+    "POST /containers/*/kill": Endpoint(containers.kill),
+    "POST /containers/*/pause": Endpoint(containers.pause),
+    "POST /containers/*/unpause": Endpoint(containers.unpause),
+    "POST /containers/*/rename": Endpoint(containers.rename),
+    "POST /containers/*/update": Endpoint(containers.update),
+    "POST /containers/*/resize": Endpoint(containers.resize),
+    "DELETE /containers/*": Endpoint(containers.remove),
+    "GET /containers/*/top": _read(containers.top),
+    "GET /containers/*/changes": _read(containers.changes),
+    "GET /containers/*/export": _last(containers.export),
+    "GET /containers/*/stats": _last(containers.stats),
+    "HEAD /containers/*/archive": _read(containers.archive),
+    "GET /containers/*/archive": _read(containers.archive),
+    "PUT /containers/*/archive": _read(containers.archive),
+    "POST /containers/*/wait": _last(attach.wait),
+    "GET /containers/*/logs": _last(attach.logs),
+    "POST /containers/*/attach": _last(attach.attach),
+    "GET /containers/*/attach/ws": _last(attach.attach_websocket),
+    "POST /containers/*/exec": Endpoint(execs.create),
+    "POST /exec/*/start": _last(execs.start),
+    "POST /exec/*/resize": Endpoint(execs.resize),
+    "GET /exec/*/json": _read(execs.inspect),
+    "POST /commit": Endpoint(images.commit),
+    "GET /images/json": _read(images.list_),
+    "POST /images/create": _last(images.create),
+    "POST /images/load": _last(images.load),
+    "POST /images/prune": Endpoint(images.prune),
+    "GET /images/search": _read(images.search),
+    "GET /images/get": _read(images.save),
+    "GET /images/*/get": _read(images.save),
+    "GET /images/*/json": _read(images.inspect),
+    "GET /images/*/history": _read(images.history),
+    "POST /images/*/tag": Endpoint(images.tag),
+    "POST /images/*/push": _read(images.push),
+    "DELETE /images/*": Endpoint(images.remove),
+    "GET /distribution/*/json": _read(images.distribution),
+    "POST /build": _read(images.build),
+    "POST /build/prune": _read(images.build),
+    "GET /networks": _read(networks.list_),
+    "POST /networks/create": Endpoint(networks.create),
+    "POST /networks/prune": Endpoint(networks.prune),
+    "GET /networks/*": _read(networks.inspect),
+    "DELETE /networks/*": Endpoint(networks.remove),
+    "POST /networks/*/connect": Endpoint(networks.connect),
+    "POST /networks/*/disconnect": Endpoint(networks.disconnect),
+    "GET /volumes": _read(volumes.list_),
+    "POST /volumes/create": Endpoint(volumes.create),
+    "POST /volumes/prune": Endpoint(volumes.prune),
+    "GET /volumes/*": _read(volumes.inspect),
+    "DELETE /volumes/*": Endpoint(volumes.remove),
+    "GET /pyengine/containers/*/trace": _read(containers.trace),
+}
+
+_SWARM = ("swarm", "services", "nodes", "tasks", "secrets", "configs")
+_SWARM_ENDPOINT = _read(system.swarm)
+_OPTIONS = _read(system.options)
+
+
+def find(method: str, path: str) -> tuple[Endpoint | None, str]:
+    """The endpoint of a path without version, and the name in it, still percent-encoded."""
+    endpoint = _ENDPOINTS.get(f"{method} {path}")
+    if endpoint is not None:
+        return endpoint, ""
+    _, _, rest = path.partition("/")
+    area, _, rest = rest.partition("/")
+    if area == "pyengine":
+        kind, _, rest = rest.partition("/")
+        area = f"pyengine/{kind}"
+    name, _, verb = rest.rpartition("/")
+    if name.endswith("/attach") and verb == "ws":
+        name, verb = name.removesuffix("/attach"), "attach/ws"
+    if name:
+        endpoint = _ENDPOINTS.get(f"{method} /{area}/*/{verb}")
+        if endpoint is not None:
+            return endpoint, name
+    endpoint = _ENDPOINTS.get(f"{method} /{area}/*")
+    if endpoint is not None and rest:
+        return endpoint, rest
+    if area in _SWARM:
+        return _SWARM_ENDPOINT, rest
+    return (_OPTIONS, "") if method == "OPTIONS" else (None, "")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import threading
 from collections.abc import Sequence
 
-from pyengine.linux import sysctl
+from pyengine.linux import syscalls, sysctl
 from pyengine.linux.netlink import (
     Netlink,
     add_address,
+    add_link,
     add_route,
     change_link,
+    delete_link,
     no_link_local,
 )
 from pyengine.linux.netns import inside
@@ -69,3 +72,63 @@ def dress(netns: int, name: str, addresses: Sequence[str], gateways: Sequence[st
         requests += [add_route(link.index, gateway) for gateway in gateways]
         guest.run(requests)
         return link.mac
+
+
+def add_stacked(
+    netns: int,
+    name: str,
+    kind: str,
+    data: bytes,
+    *,
+    parent: int,
+    tag: str,
+    mtu: int = 0,
+    mac: str = "",
+    addresses: Sequence[str] = (),
+    gateways: Sequence[str] = (),
+) -> str:
+    """Create a link of ``kind`` (macvlan, ipvlan) on the link with index ``parent`` of the calling
+    thread's namespace, inside ``netns``, and dress it; returns its MAC. A link there with the same
+    ``tag`` is replaced. After an ``OSError`` nothing is left."""
+    remove_stacked(netns, name, tag)
+    with Netlink() as host:
+        host.run([add_link(name, kind, data, parent=parent, mtu=mtu, mac=mac, netns=netns)])
+    try:
+        with inside(netns), Netlink() as guest:
+            guest.run([change_link(name, alias=tag)])
+        return dress(netns, name, addresses, gateways)
+    except BaseException:
+        with inside(netns), Netlink() as guest:
+            guest.run([delete_link(name)])
+        raise
+
+
+def remove_stacked(netns: int, name: str, tag: str) -> None:
+    """Remove link ``name`` inside ``netns`` if it carries ``tag``."""
+    with inside(netns), Netlink() as guest:
+        link = guest.link(name)
+        if link is not None and link.alias == tag:
+            guest.run([delete_link(name)])
+
+
+def kind_missing(kind: str) -> str:
+    """Why a link of ``kind`` cannot be stacked on another here; empty if it can.
+
+    Tried on a bridge in a scratch namespace that ends with the thread it belongs to, so
+    the caller's namespace never sees a link."""
+    answer: list[str] = []
+
+    def attempt() -> None:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWNET)
+            with Netlink() as scratch:
+                scratch.run([add_link("lower", "bridge")])
+                lower = scratch.link("lower")
+                scratch.run([add_link("upper", kind, parent=lower.index if lower else 0)])
+        except OSError as error:
+            answer.append(error.strerror or str(error))
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return answer[0] if answer else ""

@@ -205,6 +205,9 @@ class Bundles:
         self._hooks.runtime_amend_spec(container, spec)
         self._hooks.security_contribute(container, spec)
         container.apparmor_profile = spec["process"].get("apparmorProfile", "")
+        live.process = spec["process"]
+        # For the next daemon, which may be asked for an exec.
+        (files.bundle / "process.json").write_bytes(msgspec.json.encode(spec["process"]))
         options = dict(container.log_options)
         self._hooks.logging_opened(container, container.drivers["logging"], options)
         width, height = (host.console_size[1], host.console_size[0]) if config.tty else (0, 0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal as signals
 import time
 from collections.abc import Awaitable, Callable
@@ -240,11 +239,8 @@ class Lifecycle:
     def _wiring(self, live: Live) -> Callable[[int], Awaitable[None]]:
         async def wire(netns: int) -> None:
             mark = time.monotonic_ns()
-            try:
-                if self._has_sandbox(live.record):
-                    await self._sandboxes.join(live.record, netns)
-            finally:
-                os.close(netns)
+            if self._has_sandbox(live.record):
+                await self._sandboxes.join(live.record, netns)
             self._step(live, "network", mark)
 
         return wire
@@ -262,8 +258,6 @@ class Lifecycle:
             pending.close()
         live.pending = []
         if shim is not None:
-            await _quietly(shim.kill(signals.SIGKILL, all=True))
-            await _quietly(shim.delete())
             await _quietly(shim.shutdown())
         await _quietly(self._leave(record))
         await _quietly(self._bundles.release(record))
@@ -336,18 +330,13 @@ class Lifecycle:
 
         async def finish() -> None:
             files = self._bundles.files(live.record)
-            await _quietly(
-                self._supervisor.end_lost(live.id, live.record.drivers["runtime"], files.bundle)
+            end = await self._supervisor.end_lost(
+                live.id,
+                runtime=live.record.drivers["runtime"],
+                bundle=files.bundle,
+                state_dir=files.directory,
             )
-            self._exited(
-                live,
-                ExitRecord(
-                    id=live.id,
-                    code=137,
-                    finished=time.time_ns(),
-                    error="the container's shim was killed, so the container was ended",
-                ),
-            )
+            self._exited(live, end)
 
         self._background.run(finish(), f"container {live.id[:12]}")
 
@@ -375,7 +364,6 @@ class Lifecycle:
     async def _settle(self, record: Container, shim: Shim | None) -> None:
         """The slow part: unmounting may write back a whole filesystem."""
         if shim is not None:
-            await _quietly(shim.delete())
             await _quietly(shim.shutdown())
         await self._bundles.release(record)
 

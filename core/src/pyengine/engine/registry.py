@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyengine.engine.model import Container, Exec
 from pyengine.engine.names import resolve
@@ -39,6 +39,8 @@ class Live:
         self.restart: asyncio.Task[None] | None = None
         self.pending: list[PendingAttachment] = []
         self.execs: dict[str, Exec] = {}
+        #: the ``process`` of the spec it runs with; execs are derived from it
+        self.process: dict[str, Any] | None = None
         self.waiters: dict[str, list[asyncio.Future[tuple[int, str]]]] = {}
         self.steps: list[Step] = []
         self.backoff = 0.0

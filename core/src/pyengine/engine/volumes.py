@@ -116,11 +116,12 @@ class Volumes:
             anonymous=anonymous,
         )
         await self._calls(Kind.VOLUME, driver)(self._driver(driver).create, record)
+        self._records[name] = record
         return record, [Put(TABLE, name, record)]
 
     def made(self, record: VolumeRecord) -> None:
         """The commit of a prepared volume is done."""
-        self._records[record.name] = record
+        self._records.setdefault(record.name, record)
         self._events.emit("volume", "create", record.name, {"driver": record.driver})
 
     async def remove(self, name: str, force: bool = False) -> None:

@@ -1,0 +1,246 @@
+"""The start of a daemon: from the records of an earlier one to a host that agrees with them.
+
+Containers whose shim lives are adopted. Those that ended meanwhile get their exit code from the
+exit record. What was being made when the earlier daemon died is undone, what was being removed is
+removed. Then every driver sweeps what no record owns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from pyengine.contracts.base import Kind
+from pyengine.contracts.runtime import RuntimeDriver
+from pyengine.contracts.storage import LayerRecord, StorageDriver
+from pyengine.drivers import Drivers, Places
+from pyengine.engine.bundle import Bundles
+from pyengine.engine.calls import DriverCalls
+from pyengine.engine.lifecycle import Lifecycle
+from pyengine.engine.model import Status
+from pyengine.engine.networks import Networks
+from pyengine.engine.registry import Live, Registry
+from pyengine.engine.removal import Removals
+from pyengine.engine.sandbox import Sandboxes
+from pyengine.engine.volumes import Volumes
+from pyengine.errors import EngineError
+from pyengine.supervisor.client import Supervisor
+from pyengine.supervisor.records import ExitRecord
+
+log = logging.getLogger(__name__)
+
+
+class Restore:
+    """Runs once, before the API listens."""
+
+    def __init__(
+        self,
+        places: Places,
+        registry: Registry,
+        supervisor: Supervisor,
+        lifecycle: Lifecycle,
+        removals: Removals,
+        bundles: Bundles,
+        sandboxes: Sandboxes,
+        networks: Networks,
+        volumes: Volumes,
+        drivers: Drivers,
+        calls: Callable[[Kind, str], DriverCalls],
+        image_layers: Callable[[str], Mapping[str, LayerRecord]],
+        cgroup_parent: str,
+    ) -> None:
+        self._places = places
+        self._registry = registry
+        self._supervisor = supervisor
+        self._lifecycle = lifecycle
+        self._removals = removals
+        self._bundles = bundles
+        self._sandboxes = sandboxes
+        self._networks = networks
+        self._volumes = volumes
+        self._drivers = drivers
+        self._calls = calls
+        self._image_layers = image_layers
+        self._cgroup_parent = cgroup_parent
+
+    async def run(self) -> None:
+        """Do it all. A part that fails is logged and does not keep the others from being done."""
+        self._removing = self._removals.pending()
+        ended: list[tuple[Live, ExitRecord]] = []
+        await asyncio.gather(*(self._adopt(live, ended) for live in self._registry))
+        for part in (
+            self._runtimes,
+            self._network,
+            self._storage,
+            self._volume,
+            self._directories,
+        ):
+            try:
+                for line in await part():
+                    log.warning("reconciled: %s", line)
+            except (EngineError, OSError) as error:
+                log.error("while reconciling (%s): %s", part.__name__.strip("_"), error)
+        for live, record in ended:
+            await self._lifecycle.ended_before(live, record)
+        for removal in self._removing.values():
+            self._removals.background.run(
+                self._removals.finish(removal), f"removing container {removal.container.id[:12]}"
+            )
+        for live in self._registry:
+            await self._after(live)
+
+    async def _adopt(self, live: Live, ended: list[tuple[Live, ExitRecord]]) -> None:
+        record = live.record
+        files = self._bundles.files(record)
+        shim = await self._supervisor.adopt(live.id, files.socket)
+        if record.phase in ("starting", "creating"):
+            # Nobody was told that it runs, so it does not.
+            if shim is not None:
+                await shim.shutdown()
+                await shim.gone()
+            return
+        if shim is not None and record.state.running:
+            record.state.pid = shim.pid
+            paused = shim.hello is not None and shim.hello.paused
+            record.state.status = Status.PAUSED if paused else Status.RUNNING
+            live.process = self._process(live)
+            self._lifecycle.adopted(live, shim)
+            return
+        if shim is not None:
+            await shim.shutdown()
+        elif record.state.running:
+            ended.append((live, await self._exit_record(live)))
+
+    async def _exit_record(self, live: Live) -> ExitRecord:
+        files = self._bundles.files(live.record)
+        try:
+            return msgspec.json.decode(files.exit.read_bytes(), type=ExitRecord)
+        except (OSError, msgspec.DecodeError):
+            return ExitRecord(
+                id=live.id,
+                code=137,
+                finished=time.time_ns(),
+                error="the container ended without an exit record (shim killed, or host restarted)",
+            )
+
+    def _process(self, live: Live) -> dict[str, object] | None:
+        path = self._bundles.files(live.record).bundle / "process.json"
+        try:
+            process: dict[str, object] = msgspec.json.decode(path.read_bytes())
+            return process
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("container %s: no exec until it is restarted: %s", live.id[:12], error)
+            return None
+
+    async def _runtimes(self) -> list[str]:
+        """Processes and cgroups of containers that no shim of ours holds."""
+        held = {live.id for live in self._registry if live.shim is not None}
+        done: list[str] = []
+        for name in self._drivers.catalog.names(Kind.RUNTIME):
+            try:
+                driver = self._drivers.get(Kind.RUNTIME, name)
+            except EngineError:
+                continue
+            assert isinstance(driver, RuntimeDriver)
+            calls = self._calls(Kind.RUNTIME, name)
+            done += await calls(driver.sweep, driver.context, self._cgroup_parent, held)
+        return done
+
+    async def _network(self) -> list[str]:
+        running = []
+        for live in self._registry:
+            if live.record.state.running and live.shim is not None:
+                running.append((live.record, live.record.published))
+        done = await self._networks.restore(running)
+        done += self._sandboxes.stray([record for record, _ in running], self._places.exec_root)
+        for live in self._registry:
+            if live.shim is None and live.record.phase != "ending":
+                await self._sandboxes.release(live.record)
+        return done
+
+    async def _storage(self) -> list[str]:
+        done: list[str] = []
+        for name in {
+            self._drivers.default(Kind.STORAGE),
+            *(record.drivers["storage"] for record in self._registry.records()),
+        }:
+            driver = self._drivers.get(Kind.STORAGE, name)
+            assert isinstance(driver, StorageDriver)
+            known = dict(self._image_layers(name))
+            for live in self._registry:
+                record = live.record
+                if record.drivers["storage"] == name and record.phase != "creating":
+                    known[record.layer] = LayerRecord(
+                        id=record.layer,
+                        parent=None,
+                        writable=True,
+                        mounted=live.shim is not None,
+                        options=record.host_config.storage_opt or {},
+                        volatile=record.host_config.auto_remove,
+                    )
+            calls = self._calls(Kind.STORAGE, name)
+            result = await calls.within(120, driver.reconcile, known)
+            done += result.removed + result.restored + result.failed
+            self._removals.background.run(calls.within(600, driver.sweep), "sweeping layers")
+        return done
+
+    async def _volume(self) -> list[str]:
+        users: dict[str, set[str]] = {}
+        for live in self._registry:
+            if live.shim is not None:
+                for point in live.record.mounts:
+                    if point.type == "volume":
+                        users.setdefault(point.name, set()).add(live.id)
+        done = list(await self._volumes.reconcile(users))
+        for live in list(self._registry):
+            if live.record.phase == "creating":
+                await self._removals.remove(live, volumes=True)
+        return done
+
+    async def _directories(self) -> list[str]:
+        """Directories and sockets of containers that are no more."""
+        known = {live.id for live in self._registry} | set(self._removing)
+        done = []
+        for path in (self._places.data_root / "containers").glob("*"):
+            if path.name not in known:
+                shutil.rmtree(path, ignore_errors=True)
+                done.append(f"directory of container {path.name[:12]}")
+        held = {live.id for live in self._registry if live.shim is not None}
+        for path in (self._places.exec_root / "b").glob("*"):
+            if path.name not in held:
+                shutil.rmtree(path, ignore_errors=True)
+                done.append(f"bundle of container {path.name[:12]}")
+        short = {id[:12] for id in held}
+        for path in (self._places.exec_root / "s").glob("*"):
+            if len(path.name) == 12 and path.name not in short:
+                path.unlink(missing_ok=True)
+        return done
+
+    async def _after(self, live: Live) -> None:
+        """Bring a container that was between two states to rest, and apply its policy."""
+        record = live.record
+        if live.removed:
+            return
+        if record.phase in ("starting", "ending"):
+            if record.phase == "starting":
+                record.state.error = "the engine ended while it started this container"
+                if record.state.status is not Status.CREATED:
+                    record.state.status = Status.EXITED
+            record.phase = ""
+            await self._registry.save(live)
+        if live.shim is not None or record.state.running:
+            return
+        if record.host_config.auto_remove and record.state.status is not Status.CREATED:
+            await self._removals.remove(live, volumes=True)
+            return
+        policy = record.host_config.restart_policy.name
+        wants = policy == "always" or (policy == "unless-stopped" and not record.manually_stopped)
+        started = record.state.status not in (Status.CREATED, Status.RESTARTING)
+        if record.state.status is Status.RESTARTING or (wants and started):
+            record.state.status = Status.RESTARTING
+            self._lifecycle.schedule_restart(live)

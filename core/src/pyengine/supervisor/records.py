@@ -10,7 +10,41 @@ from typing import Any
 
 import msgspec
 
+from pyengine.contracts.base import DriverContext
+
 PROTOCOL = 1
+
+
+class Plugin(msgspec.Struct, kw_only=True):
+    """A driver that the zygote preloads: ``module:Class``, resolved by the daemon."""
+
+    name: str
+    target: str
+    distribution: str
+    context: DriverContext
+
+
+class ZygoteConfig(msgspec.Struct, kw_only=True):
+    """``path``: the daemon's import path, so that both find the same modules. ``label``: what
+    tells this engine's zygote from another's in ``ps``."""
+
+    path: list[str]
+    label: str
+    shim_cgroup: str
+    runtimes: list[Plugin]
+    loggers: list[Plugin]
+
+
+class ZygoteInfo(msgspec.Struct, kw_only=True):
+    """What the zygote is, for ``pyengine info`` and for tests."""
+
+    pid: int
+    prefix: str
+    base_prefix: str
+    executable: str
+    modules: list[str]
+    threads: int
+    cgroup_warnings: list[str] = []
 
 
 class Launch(msgspec.Struct, kw_only=True):
@@ -52,11 +86,20 @@ class Step(msgspec.Struct, frozen=True):
     process: str
 
 
+class ExecRecord(msgspec.Struct, kw_only=True):
+    """An exec as the shim knows it; ``code`` is None while it runs."""
+
+    exec_id: str
+    pid: int
+    code: int | None = None
+
+
 class ExitRecord(msgspec.Struct, kw_only=True):
     """``exit.json``, written (rename, fsync) after the log is drained, before the event is sent.
 
     ``code``: as a shell has it (128 + signal). Times: ns since the epoch. ``error``: set when it
-    did not end by itself (shim killed, runtime failed).
+    did not end by itself (shim killed, runtime failed). ``execs``: exit codes that no daemon had
+    taken by then.
     """
 
     id: str
@@ -66,14 +109,20 @@ class ExitRecord(msgspec.Struct, kw_only=True):
     oom_killed: bool = False
     error: str = ""
     log_dropped: int = 0
+    execs: list[ExecRecord] = []
 
 
-class ExecRecord(msgspec.Struct, kw_only=True):
-    """An exec as the shim knows it; ``code`` is None while it runs."""
+class ExecOrder(msgspec.Struct, kw_only=True):
+    """``process``: the ``process`` object of a runtime spec. ``stdin``: it gets the client's input,
+    otherwise /dev/null. ``stdout``, ``stderr``: what the client wants to see."""
 
     exec_id: str
-    pid: int
-    code: int | None = None
+    process: dict[str, Any]
+    terminal: bool = False
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    console_size: tuple[int, int] = (0, 0)
 
 
 class Hello(msgspec.Struct, kw_only=True):
@@ -87,3 +136,4 @@ class Hello(msgspec.Struct, kw_only=True):
     execs: list[ExecRecord] = []
     exit: ExitRecord | None = None
     paused: bool = False
+    started: int = 0

@@ -1,0 +1,40 @@
+"""The drivers' own tests on the guest's kernel: all pass, and none finds a feature missing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.vm.conftest import RunTests
+from tests.vm.machine import Machine
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        "firewall_nftables",
+        "net_bridge",
+        "net_ipvlan",
+        "net_macvlan",
+        "runtime_native",
+        "security_apparmor",
+        "security_seccomp",
+        "storage_overlay2",
+    ],
+)
+def test_a_drivers_tests_pass(run_tests: RunTests, plugin: str) -> None:
+    run_tests(f"plugins/{plugin}", timeout=800)
+
+
+def test_what_core_asks_of_the_kernel(run_tests: RunTests) -> None:
+    run_tests("core/tests/linux", timeout=800)
+
+
+def test_every_driver_is_available(guest: Machine) -> None:
+    found = json.loads(guest.check("pyengine drivers --format json"))
+    missing = {d["name"]: d["reason"] for d in found if not d["available"]}
+    assert missing == {}
+    assert {"ipvlan", "apparmor"} <= {d["name"] for d in found}

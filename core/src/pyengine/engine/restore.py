@@ -159,7 +159,7 @@ class Restore:
         done = await self._networks.restore(running)
         done += self._sandboxes.stray([record for record, _ in running], self._places.exec_root)
         for live in self._registry:
-            if live.shim is None and live.record.phase != "ending":
+            if live.shim is None:
                 await self._sandboxes.release(live.record)
         return done
 

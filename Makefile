@@ -1,0 +1,56 @@
+# Everything a fresh Debian 12 or 13 machine needs is installed by these targets: python3, apt and
+# make are enough to begin with. `make help` lists them.
+
+VENV ?= .venv
+PYTHON ?= python3
+PIP = $(VENV)/bin/pip --disable-pip-version-check -q
+PLUGINS = $(sort $(wildcard plugins/*/pyproject.toml))
+SOURCES = core/src $(sort $(wildcard plugins/*/src))
+
+RUN_PACKAGES = python3-venv libnftables1 libseccomp2 nftables iproute2 procps busybox-static
+TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fsprogs util-linux git
+
+.PHONY: help install demo test lint test-vm bench clean
+
+help:
+	@echo "make install   $(VENV)/bin/pyengine with core and all plugins, editable"
+	@echo "make demo      start an engine, run a container, look at it, clean up"
+	@echo "make test      linters, types and tests (root; under 15 minutes)"
+	@echo "make test-vm   tests that need another kernel, in a virtual machine"
+	@echo "make bench     side by side with a real dockerd"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: core/pyproject.toml $(PLUGINS) pyproject.toml tools/requirements-dev.txt
+	@tools/system-packages $(RUN_PACKAGES)
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing pyengine into $(VENV)"
+	@$(PIP) install -r tools/requirements-dev.txt
+	@$(PIP) install -e core $(patsubst %/pyproject.toml,-e %,$(PLUGINS))
+	@touch $@
+
+demo: install
+	@$(VENV)/bin/python tools/demo.py
+
+lint: install
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy $(SOURCES)
+	@$(VENV)/bin/lint-imports --no-cache
+
+test: install
+	@tools/system-packages $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory lint
+	@$(VENV)/bin/python -m pytest -q -m "not vm" core plugins tests
+
+test-vm: install
+	@tools/system-packages $(TEST_PACKAGES) $(shell cat tests/vm/requirements.apt)
+	@$(VENV)/bin/python -m pytest -q -m vm tests/vm
+
+bench: install
+	@tools/system-packages $(TEST_PACKAGES) mmdebstrap
+	@$(VENV)/bin/python -m bench
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,366 @@
+"""The engine: all services, put together, started and ended in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import ipaddress
+import json
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyengine import drivers as driver_module
+from pyengine.config import DEFAULT_DATA_ROOT, Config
+from pyengine.contracts.base import Driver, DriverContext, Kind
+from pyengine.contracts.frontend import Frontend
+from pyengine.contracts.security import SecurityPlugin
+from pyengine.contracts.storage import StorageDriver
+from pyengine.drivers import Catalog, Drivers, Places
+from pyengine.engine.background import Background
+from pyengine.engine.bundle import Bundles, Settings
+from pyengine.engine.calls import DriverCalls
+from pyengine.engine.containers import Containers, Defaults
+from pyengine.engine.events import Events
+from pyengine.engine.execs import Execs
+from pyengine.engine.images import Images
+from pyengine.engine.lifecycle import Lifecycle
+from pyengine.engine.model import Ulimit
+from pyengine.engine.networks import IpamConfig, Networks
+from pyengine.engine.portproxy import PublishedProxy
+from pyengine.engine.ports import PortAllocator
+from pyengine.engine.registry import Registry
+from pyengine.engine.removal import Removals
+from pyengine.engine.restore import Restore
+from pyengine.engine.sandbox import Sandboxes
+from pyengine.engine.system import System
+from pyengine.engine.units import parse_size
+from pyengine.engine.volumes import Volumes
+from pyengine.errors import DriverUnavailable, EngineError, Unavailable
+from pyengine.hooks.manager import Hooks
+from pyengine.oci import facts
+from pyengine.oci.defaults import find_init
+from pyengine.oci.spec import EngineOptions
+from pyengine.state.content import ContentStore
+from pyengine.state.database import Database
+from pyengine.supervisor.client import Supervisor
+
+log = logging.getLogger(__name__)
+
+#: How often the firewall's rules are looked at, in seconds.
+HEAL_EVERY = 5.0
+
+
+class Engine:
+    """One engine on one data root.
+
+    ``open`` takes the root and starts the zygote, ``start`` restores and serves, ``close`` ends.
+    """
+
+    config: Config
+    places: Places
+    drivers: Drivers
+    hooks: Hooks
+    events: Events
+    images: Images
+    volumes: Volumes
+    networks: Networks
+    containers: Containers
+    execs: Execs
+    system: System
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.hooks = Hooks()
+        self._calls: dict[tuple[Kind, str], DriverCalls] = {}
+        self._frontends: list[Frontend] = []
+        self._background = Background()
+        self._healer: asyncio.Task[None] | None = None
+        self._warnings: list[str] = []
+        self._lock = -1
+
+    # -- open: nothing is served yet ---------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take the data root, load the chosen drivers, start the zygote, read the database.
+
+        The zygote comes before database and sockets, so that it inherits none of them. Raises
+        ``Unavailable`` if another engine has the root, and the errors of drivers.
+        """
+        self.places = self._take_root()
+        self.drivers = Drivers(Catalog(), self.places, self.config.choices())
+        for kind in (Kind.STORAGE, Kind.RUNTIME, Kind.LOGGING, Kind.FIREWALL, Kind.IPAM,
+                     Kind.VOLUME, Kind.NETWORK):  # fmt: skip
+            driver = self.drivers.get(kind)
+            log.info("%s driver: %s", kind.value, driver.name)
+        self._load_security()
+        parent = self.config.cgroup_parent or f"/{self.places.prefix}"
+        self._cgroup_parent = parent
+        self.supervisor = Supervisor(
+            exec_root=self.places.exec_root,
+            runtimes=self._contexts(Kind.RUNTIME),
+            loggers=self._contexts(Kind.LOGGING),
+            shim_cgroup=f"/{self.places.prefix}-shims",
+            on_zygote_restart=lambda: log.warning("the zygote had died; there is a new one"),
+        )
+        await self.supervisor.start()
+        self._assemble()
+
+    async def start(self, listeners: Sequence[socket.socket]) -> None:
+        """Make the host agree with the records, then serve on ``listeners``."""
+        await self._restore.run()
+        self._proxy_ports()
+        self._healer = asyncio.create_task(self._heal())
+        for entry in driver_module.discover(["pyengine.api"]).get("pyengine.api", []):
+            frontend: Frontend = entry.load()(self)
+            await frontend.start(list(listeners) if frontend.protocol == "http" else [])
+            self._frontends.append(frontend)
+        if not self._frontends:
+            raise Unavailable(
+                "no API frontend is installed", help="pip install pyengine-api-docker"
+            )
+
+    async def close(self, *, stop_containers: bool) -> None:
+        """End within ``shutdown-timeout`` seconds: containers in good order, or left running."""
+        self.lifecycle.closing = True
+        if self._healer is not None:
+            self._healer.cancel()
+        for frontend in self._frontends:
+            await frontend.stop(1.0)
+        running = [live for live in self._registry if live.shim is not None]
+        if stop_containers and running:
+            timeout = self.config.shutdown_timeout
+            stops = [self._stop_for_shutdown(live.id, timeout) for live in running]
+            await asyncio.wait(map(asyncio.ensure_future, stops), timeout=timeout + 5)
+        await self._background.drain(2.0)
+        if stop_containers and all(live.shim is None for live in self._registry):
+            try:
+                await asyncio.wait_for(self.networks.shutdown(), 5)
+                await self.portproxy.close()
+            except (EngineError, OSError, TimeoutError) as error:
+                log.warning("while taking down networks: %s", error)
+        self.events.close()
+        await self.supervisor.close(keep_shims=True)
+        self.database.close()
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def calls(self, kind: Kind, name: str) -> DriverCalls:
+        """The way to call that driver; one pool of threads and one state of health each."""
+        found = self._calls.get((kind, name))
+        if found is None:
+            found = self._calls[kind, name] = DriverCalls(self.drivers.get(kind, name))
+        return found
+
+    def _take_root(self) -> Places:
+        data_root, exec_root = Path(self.config.data_root), Path(self.config.exec_root)
+        for path in (data_root, data_root / "containers", exec_root, exec_root / "s",
+                     exec_root / "b", exec_root / "netns"):  # fmt: skip
+            path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._lock = os.open(
+            data_root / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 32, 0).decode().strip() or "?"
+            raise Unavailable(
+                f"another engine runs on {data_root}",
+                f"its daemon is process {holder}",
+                "stop it, take over with --replace, or use another --data-root",
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        id_file = data_root / "engine-id"
+        if not id_file.exists():
+            temporary = id_file.with_suffix(".new")
+            temporary.write_text(f"{uuid.uuid4()}\n")
+            temporary.replace(id_file)
+        engine_id = id_file.read_text().strip()
+        default = data_root == DEFAULT_DATA_ROOT
+        prefix = "pyengine" if default else f"pe{engine_id.replace('-', '')[:6]}"
+        return Places(data_root, exec_root, engine_id, prefix)
+
+    def _load_security(self) -> None:
+        names = self.config.security()
+        chosen = self.drivers.catalog.names(Kind.SECURITY) if names is None else names
+        for name in chosen:
+            try:
+                plugin = self.drivers.get(Kind.SECURITY, name)
+            except DriverUnavailable as error:
+                if names is not None:
+                    raise
+                log.info("security plugin %s: %s", name, error.detail)
+                continue
+            assert isinstance(plugin, SecurityPlugin)
+            self.hooks.register(plugin, f"security.{name}")
+        for entry in driver_module.discover(["pyengine.hooks"]).get("pyengine.hooks", []):
+            plugin_class = entry.load()
+            self.hooks.register(plugin_class(), entry.name)
+
+    def _contexts(self, kind: Kind) -> dict[str, DriverContext]:
+        """Contexts of all drivers of a kind that work here: what the zygote preloads."""
+        contexts = {}
+        for name in self.drivers.catalog.names(kind):
+            try:
+                driver: Driver = self.drivers.get(kind, name)
+            except EngineError as error:
+                log.info("%s driver %s is left out: %s", kind.value, name, error)
+                continue
+            contexts[name] = driver.context
+        return contexts
+
+    def _assemble(self) -> None:
+        config, places = self.config, self.places
+        host = facts.detect()
+        init_path = find_init(config.init_path)
+        options = EngineOptions(
+            default_ulimits={
+                name: Ulimit(name=name, hard=limit.hard, soft=limit.soft)
+                for name, limit in config.default_ulimits.items()
+            },
+            shm_size=parse_size(config.default_shm_size),
+            no_new_privileges=config.no_new_privileges,
+            init=config.init,
+            init_path=init_path,
+        )
+        self.database = Database(places.data_root / "engine.db")
+        self.events = Events(self.database, self.hooks.engine_event)
+        self._registry = Registry(self.database)
+        self.volumes = Volumes(self.database, self.drivers, self.calls, self.events)
+        self.networks = Networks(
+            self.database,
+            self.drivers,
+            self.calls,
+            self.events,
+            self.hooks,
+            self._bridge_options(),
+            IpamConfig(
+                subnet=_network_of(config.bip),
+                gateway=config.bip.partition("/")[0],
+                ip_range=config.fixed_cidr,
+            ),
+            config.allowed(Kind.NETWORK),
+        )
+        self.networks.containers = self._registry.records
+        self.volumes.users = self._volume_users
+        storage = self.drivers.get(Kind.STORAGE)
+        assert isinstance(storage, StorageDriver)
+        self.images = Images(
+            self.database,
+            ContentStore(places.data_root / "content"),
+            storage,
+            self.calls(Kind.STORAGE, storage.name),
+            self.events.emit,
+            self.hooks,
+        )
+        self.images.users = self._image_users
+        bundles = Bundles(
+            places,
+            Settings(
+                engine=options,
+                cgroup_parent=self._cgroup_parent,
+                shim_cgroup=f"/{places.prefix}-shims",
+                dns=config.dns,
+                dns_search=config.dns_search,
+                dns_options=config.dns_opts,
+            ),
+            self.drivers,
+            self.calls,
+            self.hooks,
+            self._registry,
+            self.volumes,
+        )
+        sandboxes = Sandboxes(self.networks, bundles, self.hooks, PortAllocator(config.ip))
+        self.portproxy = PublishedProxy(places.exec_root, self._registry.records)
+        sandboxes.published = self._proxy_ports
+        removals = Removals(self.database, self._registry, bundles, self.volumes, self.drivers,
+                            self.calls, self.events, self.hooks, self._background)  # fmt: skip
+        self.lifecycle = Lifecycle(
+            self._registry, self.supervisor, bundles, sandboxes, removals, self.events, self.hooks
+        )
+        self.containers = Containers(
+            self._registry, self.lifecycle, removals, bundles, sandboxes, self.images,
+            self.volumes, self.drivers, self.calls, self.events, self.hooks, host, options,
+            Defaults(config.default_ipc_mode, config.default_cgroupns_mode),
+        )  # fmt: skip
+        self.execs = Execs(self.containers, bundles, self.events, self.hooks)
+        self.system = System(
+            config, places, host, self._registry, self.images, self.networks, self.drivers,
+            self.hooks, init_path, lambda: self._warnings,
+        )  # fmt: skip
+        self._restore = Restore(
+            places, self._registry, self.supervisor, self.lifecycle, removals, bundles, sandboxes,
+            self.networks, self.volumes, self.drivers, self.calls, self.images.layer_records,
+            self._cgroup_parent,
+        )  # fmt: skip
+
+    def _bridge_options(self) -> dict[str, str]:
+        config = self.config
+        prefix = "com.docker.network"
+        options = {
+            f"{prefix}.bridge.default_bridge": "true",
+            f"{prefix}.bridge.enable_icc": _bool(config.icc),
+            f"{prefix}.bridge.enable_ip_masquerade": _bool(config.ip_masq),
+            f"{prefix}.bridge.host_binding_ipv4": config.ip,
+            f"{prefix}.bridge.name": config.bridge or f"{self.places.prefix}0",
+        }
+        if config.mtu:
+            options[f"{prefix}.driver.mtu"] = str(config.mtu)
+        return options
+
+    def _volume_users(self, name: str) -> list[str]:
+        return [
+            record.id
+            for record in self._registry.records()
+            if any(p.type == "volume" and p.name == name for p in record.mounts)
+        ]
+
+    def _image_users(self, image: str) -> list[tuple[str, bool]]:
+        return [
+            (record.id, record.state.running)
+            for record in self._registry.records()
+            if record.image == image
+        ]
+
+    def _proxy_ports(self) -> None:
+        self._background.run(self.portproxy.update(), "the port proxy")
+
+    async def _stop_for_shutdown(self, id: str, timeout: int) -> None:
+        live = self.containers.live(id)
+        try:
+            manually = live.record.manually_stopped
+            wanted = live.record.config.stop_timeout
+            await self.lifecycle.stop(live, min(wanted or 10, timeout))
+            # The operator stopped the engine, not this container: its policy still holds.
+            live.record.manually_stopped = manually
+            if not live.removed:
+                await self._registry.save(live)
+        except EngineError as error:
+            log.warning("container %s at shutdown: %s", id[:12], error)
+
+    async def _heal(self) -> None:
+        while True:
+            await asyncio.sleep(HEAL_EVERY)
+            try:
+                await self.networks.heal(
+                    [
+                        (live.record, live.record.published)
+                        for live in self._registry
+                        if live.shim is not None
+                    ]
+                )
+            except (EngineError, OSError) as error:
+                log.warning("the firewall cannot be looked at: %s", error)
+
+
+def _bool(value: bool) -> str:
+    return json.dumps(value)
+
+
+def _network_of(bip: str) -> str:
+    return str(ipaddress.ip_interface(bip).network) if bip else ""
+

@@ -1,0 +1,205 @@
+"""``pyengine daemon``: the process around the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyengine import __version__, config
+from pyengine.engine.engine import Engine
+from pyengine.errors import ConfigError, EngineError, Unavailable
+from pyengine.faults import set_role
+
+log = logging.getLogger("pyengine")
+
+#: How long --replace waits for the other daemon to let go, in seconds.
+REPLACE_DEADLINE = 20.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a daemon with these flags until a signal ends it; the exit code.
+
+    SIGTERM and SIGINT end it (containers too, unless ``live-restore``), SIGUSR2 ends it and leaves
+    the containers to the next daemon (``--replace`` sends it), SIGHUP is for reloading.
+    """
+    set_role("daemon")
+    try:
+        loaded = config.load(argv)
+    except ConfigError as error:
+        print(f"pyengine daemon: {error.message()}", file=sys.stderr)
+        return error.exit_code
+    _set_up_logging(loaded.config)
+    for note in loaded.notes:
+        log.warning("configuration: %s", note)
+    if loaded.check_only:
+        print("configuration OK")
+        return 0
+    if os.geteuid() != 0:
+        print("pyengine daemon: it needs root", file=sys.stderr)
+        return 1
+    try:
+        if loaded.replace:
+            _end_other(Path(loaded.config.data_root))
+        code = asyncio.run(_serve(loaded.config))
+    except EngineError as error:
+        print(f"pyengine daemon: {error.message()}", file=sys.stderr)
+        code = error.exit_code
+    # Not the interpreter's way out: a driver's thread may be stuck for ever.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+async def _serve(settings: config.Config) -> int:
+    loop = asyncio.get_running_loop()
+    ending: asyncio.Future[int] = loop.create_future()
+
+    def end(number: int) -> None:
+        if not ending.done():
+            ending.set_result(number)
+
+    for ender in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        loop.add_signal_handler(ender, end, ender)
+    loop.add_signal_handler(
+        signal.SIGHUP, lambda: log.warning("SIGHUP: nothing of this configuration can be reloaded")
+    )
+    began = time.monotonic()
+    engine = Engine(settings)
+    await engine.open()
+    addresses = settings.hosts or [config.DEFAULT_SOCKET]
+    listeners = [_listen(address, settings.group) for address in addresses]
+    pidfile = Path(settings.pidfile or Path(settings.exec_root) / "pyengine.pid")
+    pidfile.write_text(f"{os.getpid()}\n")
+    try:
+        await engine.start(listeners)
+        log.info(
+            "pyengine %s ready in %.0f ms on %s",
+            __version__,
+            (time.monotonic() - began) * 1000,
+            ", ".join(addresses),
+        )
+        number = await ending
+        log.info("ending: %s", signal.Signals(number).name)
+        stop = number != signal.SIGUSR2 and not settings.live_restore
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(
+                engine.close(stop_containers=stop), settings.shutdown_timeout + 15
+            )
+    finally:
+        pidfile.unlink(missing_ok=True)
+        for address in addresses:
+            if address.startswith("unix://"):
+                Path(address.removeprefix("unix://")).unlink(missing_ok=True)
+    return 0
+
+
+def _listen(address: str, group: str) -> socket.socket:
+    """A listening socket for an ``-H``: ``unix://PATH`` (0660, group) or ``tcp://ADDRESS:PORT``."""
+    scheme, _, rest = address.partition("://")
+    if scheme == "unix":
+        return _listen_unix(Path(rest), group)
+    if scheme == "fd":
+        return socket.socket(fileno=int(rest or "3"))
+    if scheme != "tcp":
+        raise ConfigError(
+            f"-H {address}: unknown kind of address",
+            help="unix:///path/to/socket or tcp://address:port",
+        )
+    host, _, port = rest.rpartition(":")
+    log.warning(
+        "%s: anybody who reaches this port is root on this host; use it on loopback only", address
+    )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]") or "127.0.0.1", int(port)))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"-H {address}: {error}") from error
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+def _listen_unix(path: Path, group: str) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if stat.S_ISSOCK(path.stat().st_mode):
+            with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+                try:
+                    probe.connect(str(path))
+                except OSError:
+                    path.unlink()  # nobody listens: left by a daemon that was killed
+                else:
+                    raise Unavailable(
+                        f"somebody listens on {path} already", help="choose another -H unix://..."
+                    )
+    except FileNotFoundError:
+        pass
+    # Bound under a name of its own and renamed: no moment with a wrong mode, none without a socket.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    listener.bind(str(temporary))
+    temporary.chmod(0o660)
+    try:
+        os.chown(temporary, 0, grp.getgrnam(group).gr_gid)
+    except KeyError:
+        log.info("there is no group %r: only root may use %s", group, path)
+    listener.listen(1024)
+    temporary.replace(path)
+    listener.setblocking(False)
+    return listener
+
+
+def _end_other(data_root: Path) -> None:
+    """Ask the daemon on this root to leave its containers to us, and wait until it is gone."""
+    import fcntl
+
+    try:
+        lock = os.open(data_root / "engine.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        deadline = time.monotonic() + REPLACE_DEADLINE
+        asked = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                holder = os.pread(lock, 32, 0).decode().strip()
+            if not asked and holder.isdigit():
+                log.info("taking over from the daemon %s", holder)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(holder), signal.SIGUSR2)
+                asked = True
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the daemon {holder} on {data_root} does not let go")
+            time.sleep(0.02)
+    finally:
+        os.close(lock)
+
+
+def _set_up_logging(settings: config.Config) -> None:
+    level = "DEBUG" if settings.debug else settings.log_level.upper()
+    logging.basicConfig(
+        level={"FATAL": "CRITICAL", "WARN": "WARNING"}.get(level, level),
+        stream=sys.stderr,
+        format=(
+            '{"time":"%(asctime)s","level":"%(levelname)s","msg":"%(message)s"}'
+            if settings.log_format == "json"
+            else "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        ),
+    )

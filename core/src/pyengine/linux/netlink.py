@@ -50,10 +50,10 @@ NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 
 IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
-IFLA_MASTER, IFLA_PROTINFO, IFLA_LINKINFO, IFLA_IFALIAS = 10, 12, 18, 20
-IFLA_AF_SPEC, IFLA_NET_NS_FD, IFLA_EXT_MASK = 26, 28, 29
-IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-IFLA_BRPORT_ISOLATED = 33
+IFLA_MASTER, IFLA_LINKINFO, IFLA_IFALIAS = 10, 18, 20
+IFLA_AF_SPEC, IFLA_NET_NS_FD = 26, 28
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 VETH_INFO_PEER = 1
 NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
@@ -338,11 +338,17 @@ def no_link_local(link: str | int) -> Request:
     return Request(f"no-link-local {link}", RTM_SETLINK, 0, body, (errno.EAFNOSUPPORT,))
 
 
-def isolate_port(name: str, index: int = 0) -> Request:
-    """Let a bridge port talk to none but the bridge itself and ports that are not isolated."""
-    flag = nest(IFLA_PROTINFO, attribute(IFLA_BRPORT_ISOLATED, b"\1"))
-    body = _LINK.pack(socket.AF_BRIDGE, 0, index, 0, 0)
-    return Request(f"isolate-port {name}", RTM_SETLINK, 0, body + text(IFLA_IFNAME, name) + flag)
+def bridge_port(name: str, *, hairpin: bool = False, isolated: bool = False) -> Request:
+    """Settings of a bridge's port. ``hairpin``: frames may leave by the port they came in;
+    ``isolated``: to the bridge itself and ports that are not isolated only."""
+    settings = nest(
+        IFLA_INFO_SLAVE_DATA,
+        attribute(IFLA_BRPORT_MODE, bytes([hairpin])),
+        attribute(IFLA_BRPORT_ISOLATED, bytes([isolated])),
+    )
+    info = nest(IFLA_LINKINFO, text(IFLA_INFO_SLAVE_KIND, "bridge"), settings)
+    body = _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name) + info
+    return Request(f"set-port {name}", RTM_NEWLINK, 0, body)
 
 
 def delete_link(name: str) -> Request:

@@ -22,8 +22,10 @@ from pyengine.linux import syscalls
 
 T = TypeVar("T")
 
-#: Long enough for a packet between namespaces on a busy machine, short enough for what is dropped.
-PATIENCE = 0.7
+#: Seconds to wait for an answer that should come, on a busy machine.
+PATIENCE = 3.0
+#: Seconds after which an answer that should not come did not: a hundred times what it takes.
+SILENCE = 0.25
 
 
 class Station:
@@ -92,12 +94,14 @@ class Station:
         run = self._serve_tcp if protocol == "tcp" else self._serve_udp
         threading.Thread(target=run, args=(server,), daemon=True).start()
 
-    def ask(self, address: str, port: int, protocol: str = "tcp") -> tuple[str, str] | None:
+    def ask(
+        self, address: str, port: int, protocol: str = "tcp", patience: float = PATIENCE
+    ) -> tuple[str, str] | None:
         """(name of who answered, address it saw us from), or None if nobody answered in time."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         with self.do(socket.socket, family, kind) as client:
-            client.settimeout(PATIENCE)
+            client.settimeout(patience)
             try:
                 client.connect((address, port))
                 if protocol == "udp":
@@ -113,12 +117,22 @@ class Station:
         answer = self.ask(address, port, protocol)
         return answer[0] if answer else ""
 
+    def deaf(self, address: str, port: int, protocol: str = "tcp") -> bool:
+        """True if nobody answers at an address."""
+        return self.ask(address, port, protocol, SILENCE) is None
+
     def _live(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
 
     def _enter(self) -> int:
         syscalls.unshare(syscalls.CLONE_NEWNET)
+        # An address that is still being checked for duplicates makes the first packets fail.
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open("/proc/sys/net/ipv6/conf/default/accept_dad", "w") as file,
+        ):
+            file.write("0")
         with IPRoute() as route:
             route.link("set", index=1, state="up")
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -128,13 +142,18 @@ class Station:
             while True:
                 caller, peer = server.accept()
                 with caller:
-                    caller.send(f"{self.name} {peer[0]}".encode())
+                    caller.send(self._greeting(peer))
+
+    def _greeting(self, peer: tuple[Any, ...]) -> bytes:
+        return f"{self.name} {peer[0].removeprefix('::ffff:')}".encode()
 
     def _serve_udp(self, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 _, peer = server.recvfrom(200)
-                server.sendto(f"{self.name} {peer[0]}".encode(), peer)
+                if peer is None:
+                    return
+                server.sendto(self._greeting(peer), peer)
 
 
 @contextlib.contextmanager
@@ -172,7 +191,9 @@ def cable(
 ) -> None:
     """A veth pair between two stations, both ends up.
 
-    ``master``: the bridge of ``one`` to plug it into; ``gateways``: default routes of ``other``."""
+    ``master``: the bridge of ``one`` to plug it into, in hairpin mode: with br_netfilter a bridge
+    sends what was translated back where it came from by itself. ``gateways``: default routes of
+    ``other``."""
 
     def here() -> None:
         with IPRoute() as route:
@@ -180,7 +201,9 @@ def cable(
             route.link("add", ifname=name, kind="veth", peer=peer)
             _dress(route, name, addresses)
             if master:
-                route.link("set", ifname=name, master=route.link_lookup(ifname=master)[0])
+                index = route.link_lookup(ifname=name)[0]
+                route.link("set", index=index, master=route.link_lookup(ifname=master)[0])
+                route.brport("set", index=index, mode=1)
 
     def there() -> None:
         with IPRoute() as route:

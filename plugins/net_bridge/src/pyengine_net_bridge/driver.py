@@ -32,15 +32,17 @@ from pyengine.linux.netlink import (
     add_address,
     add_link,
     add_veth,
+    bridge_port,
     change_link,
     delete_address,
     delete_link,
-    isolate_port,
     no_link_local,
 )
 from pyengine_net_bridge.options import BridgeOptions, read_options
 
 log = logging.getLogger(__name__)
+
+_BRIDGE_FILTER = "net/bridge/bridge-nf-call-iptables"
 
 
 class BridgeDriver(NetworkDriver):
@@ -118,8 +120,11 @@ class BridgeDriver(NetworkDriver):
                 no_link_local(name),
                 change_link(name, up=True),
             ]
-            if not options.icc:
-                requests.insert(-1, isolate_port(name))
+            # With br_netfilter what the firewall translated does not leave the bridge, so a
+            # container that calls its own published port is answered through the port it came by.
+            hairpin = sysctl.read(_BRIDGE_FILTER) == "1"
+            if hairpin or not options.icc:
+                requests.insert(-1, bridge_port(name, hairpin=hairpin, isolated=not options.icc))
             try:
                 host.run(requests)
                 mac = dress(netns, endpoint.interface, endpoint.addresses, endpoint.gateways)

@@ -1,0 +1,219 @@
+"""The driver: OCI verbs over records, cgroups and the two ways to make a process."""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+from typing import Any, ClassVar
+
+from pyengine.contracts.base import DriverContext, Probe, reject_unknown_options
+from pyengine.contracts.runtime import (
+    Created,
+    CreateRequest,
+    ExecRequest,
+    Executed,
+    RuntimeDriver,
+    RuntimeState,
+    RuntimeStats,
+)
+from pyengine.errors import Conflict, EngineError, NotFound
+from pyengine.faults import failpoint
+from pyengine.linux import cgroup_limits, cgroup_stats, cgroups, syscalls
+from pyengine_runtime_native import channel, enter, hooks
+from pyengine_runtime_native.create import WHAT, Creation
+from pyengine_runtime_native.records import Record, Records, is_alive
+
+
+class NativeRuntime(RuntimeDriver):
+    """Containers by clone3, the mount API and execve, without a program in between."""
+
+    name: ClassVar[str] = "native"
+    priority: ClassVar[int] = 100
+
+    def __init__(self, context: DriverContext) -> None:
+        super().__init__(context)
+        reject_unknown_options(self.kind, self.name, context.options, frozenset())
+        self._records = Records(context.run)
+
+    @classmethod
+    def probe(cls, context: DriverContext) -> Probe:
+        if os.geteuid() != 0:
+            return Probe(False, "it needs root", "run the engine as root")
+        release = os.uname().release
+        version = tuple(int(p) for p in release.split("-")[0].split(".")[:2] if p.isdigit())
+        if version < (5, 12):
+            return Probe(
+                False,
+                f"it needs Linux 5.12 for its mounts, this is {release}",
+                "use a newer kernel, or the driver oci with runc",
+            )
+        missing = [
+            n
+            for n in ("mnt", "pid", "net", "uts", "ipc", "user", "cgroup")
+            if not os.path.exists(f"/proc/self/ns/{n}")
+        ]
+        if missing:
+            return Probe(False, f"the kernel lacks namespaces: {', '.join(missing)}")
+        try:
+            layout = cgroups.layout()
+        except EngineError as error:
+            return Probe(False, error.brief, error.help)
+        return Probe(
+            True,
+            details={
+                "Cgroup Version": "2" if layout.v2 else "1",
+                "Cgroup Controllers": " ".join(cgroups.controllers(layout)),
+            },
+        )
+
+    def create(self, request: CreateRequest) -> Created:
+        try:
+            record = self._records.load(request.id)
+        except NotFound:
+            pass
+        else:
+            raise Conflict(f"container {request.id} exists already", f"bundle {record.bundle}")
+        return Creation(request, self._records).run()
+
+    def start(self, id: str) -> None:
+        record = self._records.load(id)
+        status = self._status(record)
+        if status != "created":
+            raise Conflict(f"container {id} is {status}, not created")
+        result = os.open(record.result_pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.set_blocking(result, True)
+            start = os.open(record.start_pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            failpoint("runtime.start")
+            os.write(start, b"0")
+            os.close(start)
+            # The writer's end closes by execve, or with the process.
+            packet = os.read(result, 4096)
+        finally:
+            os.close(result)
+        for path in (record.start_pipe, record.result_pipe):
+            os.unlink(path)
+        if packet:
+            raise channel.parse_error(packet, WHAT)
+        hooks.run(record.hooks.get("poststart", []), "poststart", record.oci_state("running"))
+
+    def kill(self, id: str, signal: int, all: bool = False) -> None:
+        record = self._records.load(id)
+        cgroup = cgroups.Cgroup(record.cgroup)
+        if all:
+            if signal == signals.SIGKILL:
+                cgroup.kill()
+            else:
+                cgroup.signal_all(signal)
+            return
+        if not is_alive(record):
+            raise Conflict(f"container {id} is not running")
+        fd = syscalls.pidfd_open(record.pid)
+        try:
+            if not is_alive(record):
+                raise Conflict(f"container {id} is not running")
+            signals.pidfd_send_signal(fd, signal)
+        finally:
+            os.close(fd)
+        if signal == signals.SIGKILL and cgroup.frozen():
+            cgroup.thaw()
+
+    def delete(self, id: str) -> None:
+        try:
+            record = self._records.load(id)
+        except NotFound:
+            self._records.forget(id)
+            return
+        if is_alive(record):
+            # It may not have joined its cgroup when its maker was killed.
+            self.kill(id, signals.SIGKILL)
+        cgroup = cgroups.Cgroup(record.cgroup)
+        cgroup.kill()
+        cgroup.remove()
+        self._records.remove(record)
+        hooks.run(record.hooks.get("poststop", []), "poststop", record.oci_state("stopped"))
+
+    def state(self, id: str) -> RuntimeState:
+        record = self._records.load(id)
+        status = self._status(record)
+        return RuntimeState(id, status, record.pid if status != "stopped" else 0)
+
+    def _status(self, record: Record) -> str:
+        if not record.pid:
+            return "creating"
+        if not is_alive(record):
+            return "stopped"
+        if os.path.exists(record.start_pipe):
+            return "created"
+        return "paused" if cgroups.Cgroup(record.cgroup).frozen() else "running"
+
+    def _running(self, id: str, verb: str) -> tuple[Record, cgroups.Cgroup]:
+        record = self._records.load(id)
+        status = self._status(record)
+        if status not in ("running", "created"):
+            raise Conflict(f"cannot {verb} container {id}: it is {status}")
+        return record, cgroups.Cgroup(record.cgroup)
+
+    def exec(self, request: ExecRequest) -> Executed:
+        record, cgroup = self._running(request.id, "exec in")
+        return enter.execute(request, record, cgroup)
+
+    def ps(self, id: str) -> list[int]:
+        return cgroups.Cgroup(self._records.load(id).cgroup).pids()
+
+    def pause(self, id: str) -> None:
+        self._running(id, "pause")[1].freeze()
+
+    def resume(self, id: str) -> None:
+        record = self._records.load(id)
+        status = self._status(record)
+        if status != "paused":
+            raise Conflict(f"cannot resume container {id}: it is {status}")
+        cgroups.Cgroup(record.cgroup).thaw()
+
+    def update(self, id: str, resources: dict[str, Any]) -> None:
+        cgroup = cgroups.Cgroup(self._records.load(id).cgroup)
+        writes = cgroup_limits.plan(resources, cgroup.layout, new=False)
+        cgroup_limits.apply(cgroup, writes)
+        cgroup_limits.apply_devices(cgroup, resources.get("devices") or [])
+
+    def stats(self, id: str) -> RuntimeStats:
+        return cgroup_stats.read_stats(cgroups.Cgroup(self._records.load(id).cgroup))
+
+    def oom_descriptor(self, id: str) -> int:
+        return cgroup_stats.oom_descriptor(cgroups.Cgroup(self._records.load(id).cgroup))
+
+    def oom_kills(self, id: str) -> int:
+        return cgroup_stats.oom_kills(cgroups.Cgroup(self._records.load(id).cgroup))
+
+    @classmethod
+    def sweep(cls, context: Any, prefix: str, known: set[str]) -> list[str]:
+        driver = cls(context)
+        done: list[str] = []
+        for id in driver._records.ids():
+            if id not in known:
+                driver.delete(id)
+                done.append(f"container {id} of the native runtime, which nobody knows, is removed")
+        parent = cgroups.Cgroup(prefix)
+        names = {
+            name
+            for hierarchy in parent.layout.hierarchies
+            for name in _directories(parent.directory_in(hierarchy))
+        }
+        # Records come before cgroups, so what has none was left by a lost run directory. Only
+        # names that are container ids: the engine's own groups live here too.
+        for name in sorted(names - known):
+            if len(name) == 64 and not name.strip("0123456789abcdef"):
+                cgroup = cgroups.Cgroup(f"{parent.path}/{name}")
+                cgroup.kill()
+                cgroup.remove()
+                done.append(f"cgroup {cgroup.path}, which belongs to no container, is removed")
+        return done
+
+
+def _directories(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as entries:
+            return [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []

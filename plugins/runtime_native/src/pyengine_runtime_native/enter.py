@@ -1,0 +1,184 @@
+"""One more process in a running container (``exec``)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import NoReturn
+
+from pyengine.contracts.runtime import ExecRequest, Executed
+from pyengine.errors import EngineError
+from pyengine.faults import failpoint, set_role
+from pyengine.linux import border, cgroups, syscalls
+from pyengine_runtime_native import channel, init, process
+from pyengine_runtime_native.process import ProcessPlan, plan_process
+from pyengine_runtime_native.records import Record
+
+WHAT = "unable to start container process"
+
+
+def execute(request: ExecRequest, record: Record, cgroup: cgroups.Cgroup) -> Executed:
+    """Returns when execve has succeeded; raises what went wrong, and then nothing is left."""
+    code = b""
+    if os.path.exists(record.filter_file):
+        with open(record.filter_file, "rb") as file:
+            code = file.read()
+    plan = plan_process(
+        request.process,
+        id=record.id,
+        filter=code,
+        new_user_namespace=bool(record.namespaces & syscalls.CLONE_NEWUSER),
+    )
+    with_descriptors: list[int] = []
+    try:
+        target = syscalls.pidfd_open(record.pid)
+        with_descriptors.append(target)
+        tasks = cgroup.task_files()
+        with_descriptors += tasks
+        directory = cgroup.directory()
+        if directory >= 0:
+            with_descriptors.append(directory)
+        return _fork(request, record, plan, target, tasks, directory)
+    finally:
+        for fd in with_descriptors:
+            os.close(fd)
+
+
+def _fork(
+    request: ExecRequest,
+    record: Record,
+    plan: ProcessPlan,
+    target: int,
+    tasks: list[int],
+    directory: int,
+) -> Executed:
+    ours, theirs = channel.pair()
+    wait = bool(plan.raised_limits)
+    with ours, theirs:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            with _Children(record, target):
+                failpoint("runtime.exec")
+                pid = syscalls.clone(0, directory)
+            if pid == 0:
+                _child(request, record, plan, target, tasks, ours, theirs, wait)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+        theirs.close()
+        parent = channel.Parent(ours)
+        try:
+            process.raise_limits(pid, plan)
+            if plan.oom_score_adj is not None:
+                process.set_oom_score(pid, plan.oom_score_adj)
+            if wait:
+                parent.go()
+            ready = False
+            while packet := parent.receive(WHAT):
+                ready = ready or packet[:1] == b"R"
+            if not ready:
+                raise EngineError(f"{WHAT}: it ended before it was ready")
+        except BaseException:
+            if parent.console >= 0:
+                os.close(parent.console)
+            cgroups.signal_process(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        return Executed(pid, parent.console)
+
+
+class _Children:
+    """Within the block, children are born into the container's pid namespace."""
+
+    def __init__(self, record: Record, target: int) -> None:
+        self._wanted = bool(record.namespaces & syscalls.CLONE_NEWPID)
+        self._target = target
+        self._home = -1
+
+    def __enter__(self) -> None:
+        if self._wanted:
+            self._home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            syscalls.setns(self._target, syscalls.CLONE_NEWPID)
+
+    def __exit__(self, *_: object) -> None:
+        if self._wanted:
+            # In the child too: it is what its own children will be born into.
+            if os.getpid() != 1 and self._home >= 0:
+                syscalls.setns(self._home, syscalls.CLONE_NEWPID)
+            os.close(self._home)
+
+
+def _child(
+    request: ExecRequest,
+    record: Record,
+    plan: ProcessPlan,
+    target: int,
+    tasks: list[int],
+    ours: socket.socket,
+    theirs: socket.socket,
+    wait: bool,
+) -> NoReturn:
+    report = channel.Child(theirs)
+    try:
+        ours.close()
+        _enter(request, record, plan, target, tasks, report, wait)
+    except BaseException as error:
+        report.fail(error)
+    finally:
+        os._exit(1)
+
+
+def _enter(
+    request: ExecRequest,
+    record: Record,
+    plan: ProcessPlan,
+    target: int,
+    tasks: list[int],
+    report: channel.Child,
+    wait: bool,
+) -> None:
+    set_role("init")
+    # Before anything of the container's can see us: ptrace and /proc/PID/exe are closed.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    stdio = (request.stdio.stdin, request.stdio.stdout, request.stdio.stderr)
+    process.isolate([target, report.sock.fileno(), *tasks], stdio)
+    report.enter("cgroup join")
+    cgroups.join(tasks)
+    if wait:
+        report.wait()
+    os.setsid()
+    process.join_keyring(plan)
+    apparmor = init.open_apparmor() if plan.apparmor else -1
+    report.enter("setns")
+    border.enter_foreign_root()
+    syscalls.setns(target, record.namespaces & ~syscalls.CLONE_NEWPID)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    if record.namespaces & syscalls.CLONE_NEWUSER:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    if plan.terminal:
+        report.enter("console")
+        _take_pty(plan, report)
+    report.enter("identity")
+    process.become_user(plan)
+    report.enter("command")
+    program = process.find_program(plan)
+    report.ready()
+    report.step = "execve"
+    process.execute(plan, program, apparmor)
+
+
+def _take_pty(plan: ProcessPlan, report: channel.Child) -> None:
+    # The container may have put anything at this path: no links, no waiting on a named pipe, and
+    # what was opened must be of devpts.
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
+    ptmx = syscalls.openat2(-100, "/dev/pts/ptmx", flags, 0, syscalls.RESOLVE_NO_SYMLINKS)
+    if syscalls.filesystem_type(ptmx) != syscalls.DEVPTS_SUPER_MAGIC:
+        raise EngineError("a terminal needs a devpts file system on /dev/pts")
+    os.set_blocking(ptmx, True)
+    master, slave = process.open_pty(ptmx)
+    report.send_descriptor(master)
+    os.close(master)
+    process.take_terminal(plan, slave)
+    os.close(slave)

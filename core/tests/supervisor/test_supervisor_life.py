@@ -110,7 +110,7 @@ async def test_failed_create_keeps_the_error(bench):
 async def test_driver_bug_names_the_driver(bench):
     supervisor = bench.supervisor()
     await supervisor.start()
-    with pytest.raises(DriverBroken, match="runtime driver 'fake': create.*nobody foresaw"):
+    with pytest.raises(DriverBroken, match=r"runtime driver 'fake': create.*nobody foresaw"):
         await supervisor.launch(bench.launch("true", annotations={"fail-create": "bug"}))
 
 

@@ -21,7 +21,7 @@ import msgspec
 from pyengine.contracts.base import DriverContext
 from pyengine.errors import DriverBroken, DriverDuplicate, DriverMissing, EngineError, Unavailable
 from pyengine.linux import syscalls
-from pyengine.supervisor import interpreter, protocol
+from pyengine.supervisor import interpreter, protocol, shimgroup
 from pyengine.supervisor.channel import Channel
 from pyengine.supervisor.handle import Attachment, Shim
 from pyengine.supervisor.protocol import Message, Type
@@ -371,6 +371,7 @@ class Supervisor:
                 await asyncio.wait_for(self._zygote.ended.wait(), 5)
             except TimeoutError:
                 self._zygote.kill()
+        shimgroup.remove(self._shim_cgroup)
 
     async def _reap_orphans(self) -> None:
         """Reap processes of containers that became ours when their shim and zygote had died.

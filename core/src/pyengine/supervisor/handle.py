@@ -163,8 +163,11 @@ class Shim:
         stderr: bool,
         pair: tuple[socket.socket, socket.socket] | None = None,
     ) -> Attachment:
-        """Attach one client; before ``start`` as well, and then it misses nothing. ``pair``: the
-        (daemon's, shim's) ends of a stream the client already holds; the latter is taken over."""
+        """Attach one client; before ``start`` as well, and then it misses nothing.
+
+        ``pair``: connected stream sockets that exist already, the daemon's end and the shim's, for
+        a client that was served before there was a shim. Both are taken over.
+        """
         wants = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         ours, theirs = pair or socket.socketpair()
         ours.setblocking(False)

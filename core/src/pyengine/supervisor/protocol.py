@@ -172,7 +172,7 @@ def receive(sock: socket.socket) -> Message | None:
     Raises ``BlockingIOError`` when there is none yet and ``ProtocolError`` for anything foreign.
     """
     try:
-        # Not socket.recv_fds: it ignores flags (Python 3.11), so descriptors would reach containers.
+        # socket.recv_fds ignores flags (Python 3.11): its descriptors would reach containers.
         data, ancillary, flags, _ = sock.recvmsg(
             HEADER.size + INLINE,
             socket.CMSG_LEN((MAX_DESCRIPTORS + 1) * _INT.size),

@@ -26,14 +26,12 @@ from pyengine.contracts.runtime import RuntimeDriver
 from pyengine.errors import DriverBroken, DriverMissing, EngineError
 from pyengine.faults import failpoint, set_role
 from pyengine.linux import syscalls
-from pyengine.supervisor import protocol, shim
+from pyengine.supervisor import protocol, shim, shimgroup
 from pyengine.supervisor.protocol import Message, Type
 from pyengine.supervisor.records import Plugin, ZygoteConfig, ZygoteInfo
 from pyengine.supervisor.title import Title
 
 SOCKET = 3
-#: Controllers whose accounts tell shims from containers; the rest has nothing to say about shims.
-CGROUPS_V1 = frozenset({"memory", "cpu", "cpuacct", "pids", "name=systemd"})
 
 
 def _path_hook(kind: type, value: Any) -> Any:
@@ -75,7 +73,7 @@ class Zygote:
             self._send(Type.ERROR, message.request, protocol.fault(error))
             sys.exit(1)
         self._title.set("pyengine-zygote", f"pyengine-zygote {config.label}")
-        self._warnings = join_cgroup(config.shim_cgroup)
+        self._warnings = shimgroup.join(config.shim_cgroup)
         # What is alive now is shared with every shim: a collector that walked it would write into
         # each page and unshare it.
         gc.disable()
@@ -232,34 +230,6 @@ class Zygote:
                 select.select([], [self._sock], [])
             except OSError:  # it is gone: the loop sees that next
                 return
-
-
-def join_cgroup(path: str) -> list[str]:
-    """Move this process into cgroup ``path`` of every hierarchy that accounts for shims, so that
-    all its forks are born there. Returns a sentence for each that refuses; "" joins nothing."""
-    warnings: list[str] = []
-    if not path:
-        return warnings
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        mounts = [line.split() for line in file]
-    for fields in mounts:
-        fstype, _, options = fields[fields.index("-") + 1 :][:3]
-        if fstype != "cgroup2" and not (
-            fstype == "cgroup" and CGROUPS_V1.intersection(options.split(","))
-        ):
-            continue
-        directory = os.path.join(fields[4], path.strip("/"))
-        try:
-            failpoint("cgroup.mkdir")
-            os.makedirs(directory, exist_ok=True)
-            fd = os.open(os.path.join(directory, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, b"0")
-            finally:
-                os.close(fd)
-        except OSError as error:
-            warnings.append(f"shims stay in the daemon's cgroup of {fields[4]}: {error.strerror}")
-    return warnings
 
 
 def main() -> None:

@@ -95,6 +95,11 @@ class FakeAttachment:
             self.closed.set_result(None)
 
 
+Words = list[str]
+Changes = list[Change]
+Rows = list[list[str]]
+
+
 class FakeContainers:
     """Remembers calls in ``calls``; ``attachments`` are those that were handed out."""
 
@@ -122,7 +127,7 @@ class FakeContainers:
         host: HostConfig,
         networking: Any,
         platform: str = "",
-    ) -> tuple[str, list[str]]:
+    ) -> tuple[str, Words]:
         self.calls.append(("create", name, config, host, networking, platform))
         return ID, ["watch out"]
 
@@ -160,10 +165,10 @@ class FakeContainers:
             await self.gate.wait()
             yield LogChunk(stream=1, data=b"late\n", time=3)
 
-    async def top(self, ref: str, ps_args: str) -> tuple[list[str], list[list[str]]]:
+    async def top(self, ref: str, ps_args: str) -> tuple[Words, Rows]:
         return ["PID", "CMD"], [["1", ps_args]]
 
-    async def changes(self, ref: str) -> list[Change]:
+    async def changes(self, ref: str) -> Changes:
         return [Change("/data", ChangeKind.ADDED)]
 
     async def stats(self, ref: str) -> RuntimeStats:
@@ -172,11 +177,15 @@ class FakeContainers:
     async def size(self, ref: str) -> tuple[int, int]:
         return 10, 30
 
-    async def graph(self, ref: str) -> dict[str, Any]:
+    def graph(self, ref: str) -> dict[str, Any]:
         return {"Name": "overlay2", "Data": {}}
 
-    def paths(self, ref: str) -> dict[str, str]:
-        return {"LogPath": "/log"}
+    def exec_ids(self, ref: str) -> Words:
+        return []
+
+    async def update(self, ref: str, body: HostConfig, given: set[str]) -> Words:
+        self.calls.append(("update", ref, body, given))
+        return []
 
     async def export(self, ref: str, out: Any) -> None:
         def write() -> None:
@@ -198,9 +207,6 @@ class FakeExecs:
     def get(self, id: str) -> Exec:
         known = {EXEC: Exec(id=EXEC, container_id=ID, config=self.config)}
         return resolve(id, known, lambda _: None, "exec instance")
-
-    def running(self, ref: str) -> list[str]:
-        return []
 
     async def start(self, id: str, **how: Any) -> FakeAttachment | None:
         if self.config.cmd == ["nope"]:
@@ -289,8 +295,9 @@ def _dechunk(raw: bytes) -> bytes:
 class Client:
     """The frontend's sockets, and requests written by hand."""
 
-    def __init__(self, engine: Any, unix: str, port: int) -> None:
-        self.engine = engine
+    def __init__(self, frontend: DockerFrontend, unix: str, port: int) -> None:
+        self.frontend = frontend
+        self.engine: Any = frontend.engine
         self.unix = unix
         self.port = port
 
@@ -331,6 +338,7 @@ async def engine() -> Any:
         images=FakeImages(),
         system=FakeSystem(),
         hooks=Hooks(),
+        places=SimpleNamespace(data_root=Path("/var/lib/pyengine")),
     )
 
 
@@ -345,7 +353,7 @@ async def client(engine: Any, tmp_path: Path) -> AsyncIterator[Client]:
         listener.listen()
         listener.setblocking(False)
     await frontend.start([unix, tcp])
-    yield Client(engine, path, tcp.getsockname()[1])
+    yield Client(frontend, path, tcp.getsockname()[1])
     await frontend.stop(1)
 
 

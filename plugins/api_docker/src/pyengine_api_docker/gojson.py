@@ -11,7 +11,7 @@ import re
 import types
 import typing
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -33,7 +33,8 @@ def decode(raw: bytes, type: type[T]) -> T:
     if not raw.strip():
         raise InvalidParameter("invalid JSON: got EOF while reading request body")
     try:
-        return _decoder(type).decode(raw)
+        body: T = _decoder(cast(Any, type)).decode(raw)
+        return body
     except msgspec.ValidationError:
         pass
     except msgspec.DecodeError as error:
@@ -44,14 +45,14 @@ def decode(raw: bytes, type: type[T]) -> T:
             text = "unexpected EOF"
         raise InvalidParameter(f"invalid JSON: {text}") from error
     try:
-        body = msgspec.json.decode(raw)
-        return msgspec.convert({} if body is None else _adapt(body, type), type)
+        value = msgspec.json.decode(raw)
+        return msgspec.convert({} if value is None else _adapt(value, type), type)
     except msgspec.ValidationError as error:
         raise InvalidParameter(f"invalid JSON: {_explain(str(error))}") from error
 
 
 @cache
-def _decoder(type: type[T]) -> msgspec.json.Decoder[T]:
+def _decoder(type: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(type)
 
 
@@ -74,7 +75,7 @@ def _adapt(value: Any, type: Any) -> Any:
         return {key: _adapt(item, typing.get_args(type)[1]) for key, item in value.items()}
     if origin is list and isinstance(value, list):
         return [_adapt(item, typing.get_args(type)[0]) for item in value]
-    if not (isinstance(type, typing.cast(Any, msgspec.StructMeta)) and isinstance(value, dict)):
+    if not (isinstance(type, cast(Any, msgspec.StructMeta)) and isinstance(value, dict)):
         return value
     fields = _fields(type)
     body = {}

@@ -14,15 +14,12 @@ import re
 import select
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from aiohttp import web
 
 from pyengine.errors import InvalidParameter
 from pyengine_api_docker.http import MULTIPLEXED_STREAM, RAW_STREAM, Call
-
-if TYPE_CHECKING:
-    from pyengine.supervisor.client import Attachment
 
 DEFAULT_DETACH = "ctrl-p,ctrl-q"
 
@@ -47,6 +44,18 @@ def parse_keys(text: str) -> bytes:
                 f"Invalid detach keys ({text}) provided", f"Unknown character: '{key}'"
             )
     return bytes(keys)
+
+
+class Streams(Protocol):
+    """The container's side: a stream socket that does not block, Docker's frames or raw bytes.
+    The engine's attachments are such."""
+
+    sock: socket.socket
+
+    async def stdin_eof(self, sent: int) -> None:
+        """The client's input has ended after ``sent`` bytes."""
+
+    def close(self) -> None: ...
 
 
 class Escape:
@@ -132,7 +141,7 @@ class Hijacked(asyncio.Protocol):
         self._transport.write(data)
 
     async def splice(
-        self, attachment: Attachment, *, stdin: bool, escape: Escape | None = None
+        self, attachment: Streams, *, stdin: bool, escape: Escape | None = None
     ) -> bool:
         """Carry bytes both ways until the container's side has ended and the client has it all,
         or the client has gone. True if the detach keys ended it."""
@@ -232,7 +241,7 @@ class _Container(asyncio.Protocol):
     """The container's side: the stream socket to the shim."""
 
     def __init__(
-        self, client: Hijacked, attachment: Attachment, stdin: bool, escape: Escape | None
+        self, client: Hijacked, attachment: Streams, stdin: bool, escape: Escape | None
     ) -> None:
         self._client = client
         self._attachment = attachment

@@ -94,8 +94,12 @@ async def download(
     )
 
     async def write() -> None:
-        with os.fdopen(write_end, "wb", buffering=CHUNK) as out:
+        out = os.fdopen(write_end, "wb", buffering=CHUNK)
+        try:
             await produce(out)
+        finally:
+            # closing writes what is buffered, and so may wait for this very loop to read
+            await asyncio.to_thread(out.close)
 
     writing = asyncio.ensure_future(write())
     try:
@@ -111,6 +115,13 @@ async def download(
     finally:
         # a writer that still writes finds a broken pipe, and its thread ends
         transport.close()
+        writing.add_done_callback(_settle)
+
+
+def _settle(writing: asyncio.Future[None]) -> None:
+    """Its error has been answered, or nobody is left to answer."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 async def _whole(call: Call, writing: asyncio.Future[None]) -> None:

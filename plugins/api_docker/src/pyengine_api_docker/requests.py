@@ -9,7 +9,6 @@ from pyengine.engine.model import (
     EndpointSettings,
     HostConfig,
     NetworkingConfig,
-    RestartPolicy,
     Wire,
 )
 from pyengine.engine.networks import IpamConfig
@@ -21,11 +20,37 @@ class CreateContainer(ContainerConfig):
     host_config: HostConfig = field(default_factory=HostConfig)
     networking_config: NetworkingConfig = field(default_factory=NetworkingConfig)
 
+    def config(self) -> ContainerConfig:
+        """The configuration alone."""
+        return ContainerConfig(**{name: getattr(self, name) for name in _CONFIG})
+
+
+_CONFIG = ContainerConfig.__struct_fields__
+
 
 class UpdateContainer(HostConfig):
-    """``POST /containers/{id}/update``: resources and ``RestartPolicy`` of a ``HostConfig``."""
+    """``POST /containers/{id}/update``: some fields of a ``HostConfig``."""
 
-    restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
+
+#: Fields of a ``HostConfig`` that a container may be given anew: resources, and when to restart.
+UPDATABLE = frozenset(
+    {
+        "blkio_weight",
+        "cpu_period",
+        "cpu_quota",
+        "cpu_realtime_period",
+        "cpu_realtime_runtime",
+        "cpu_shares",
+        "cpuset_cpus",
+        "cpuset_mems",
+        "memory",
+        "memory_reservation",
+        "memory_swap",
+        "nano_cpus",
+        "pids_limit",
+        "restart_policy",
+    }
+)
 
 
 class StartExec(Wire):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -212,10 +213,10 @@ def inspect(
     *,
     graph: Mapping[str, Any],
     exec_ids: Sequence[str],
-    paths: Mapping[str, str],
+    directory: Path,
     size: tuple[int, int] | None = None,
 ) -> Body:
-    """``GET /containers/{id}/json``. ``paths``: the four of ``ResolvConfPath`` and its kind.
+    """``GET /containers/{id}/json``. ``directory``: the container's own.
     ``size``: (SizeRw, SizeRootFs) when asked for."""
     body: Body = {
         "Id": container.id,
@@ -224,7 +225,7 @@ def inspect(
         "Args": container.args,
         "State": state(container.state),
         "Image": container.image,
-        **paths,
+        **_paths(container, directory),
         "Name": "/" + container.name.removeprefix("/"),
         "RestartCount": container.restart_count,
         "Driver": container.drivers.get("storage", ""),
@@ -242,6 +243,18 @@ def inspect(
     body["Config"] = config(container.config)
     body["NetworkSettings"] = network_settings(container, version)
     return body
+
+
+def _paths(container: Container, directory: Path) -> Body:
+    """Files that a container has since its first start."""
+    started = container.state.started_at != timestamps.NEVER
+    names = {
+        "ResolvConfPath": "resolv.conf",
+        "HostnamePath": "hostname",
+        "HostsPath": "hosts",
+        "LogPath": f"{container.id}-json.log",
+    }
+    return {key: str(directory / name) if started else "" for key, name in names.items()}
 
 
 def summary(

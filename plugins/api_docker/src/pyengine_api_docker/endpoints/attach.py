@@ -12,13 +12,12 @@ from aiohttp import WSMsgType, web
 
 from pyengine.contracts.logging import LogChunk, LogQuery
 from pyengine.errors import InvalidParameter
-from pyengine_api_docker.hijack import Escape, Hijacked, frame, head, parse_keys
+from pyengine_api_docker.hijack import Escape, Hijacked, Streams, frame, head, parse_keys
 from pyengine_api_docker.http import JSON, MULTIPLEXED_STREAM, RAW_STREAM, Call
 
 if TYPE_CHECKING:
     from pyengine.engine.engine import Engine
     from pyengine.engine.model import Container
-    from pyengine.supervisor.client import Attachment
 
 
 class Closable(Protocol):
@@ -26,6 +25,10 @@ class Closable(Protocol):
 
 
 T = TypeVar("T", bound="Closable | None")
+
+#: Many clients read the answer's head through a buffer and lose what follows it in the same read
+#: (docker-py does). What is there at once is held back for as long as they need, in seconds.
+HEAD_START = 0.002
 
 _CONDITIONS = frozenset({"not-running", "next-exit", "removed"})
 
@@ -42,7 +45,7 @@ async def acquire(opening: Awaitable[T]) -> T:
 
 def tell(engine: Engine, container: Container, action: str, **more: str) -> None:
     """An event of a container that only this frontend knows of."""
-    about = {"image": container.config.image, "name": container.name.removeprefix("/")}
+    about = {"image": container.config.image, "name": container.name}
     attributes = {**(container.config.labels or {}), **about, **more}
     engine.events.emit("container", action, container.id, attributes)
 
@@ -54,14 +57,17 @@ def _discard(task: asyncio.Future[Any]) -> None:
 
 async def serve(
     client: Hijacked,
-    attachment: Attachment,
+    attachment: Streams,
     stdin: bool,
     escape: Escape | None,
     detached: Callable[[], None],
     history: AsyncIterator[bytes] | None = None,
+    head_start: float = 0,
 ) -> web.StreamResponse:
     """Join a hijacked client and a container's streams until one of them ends."""
     try:
+        if head_start:
+            await asyncio.sleep(head_start)
         if history is not None:
             async for data in history:
                 await client.send(data)
@@ -87,8 +93,10 @@ async def attach(call: Call) -> web.StreamResponse:
     if not query.flag("stream"):
         client = Hijacked.take(call.request, head(call, tty))
         try:
-            async for data in history or _none():
-                await client.send(data)
+            if history is not None:
+                await asyncio.sleep(HEAD_START)
+                async for data in history:
+                    await client.send(data)
         finally:
             client.finish_soon()
         await client.gone
@@ -99,12 +107,10 @@ async def attach(call: Call) -> web.StreamResponse:
         tell(engine, container, "detach")
 
     client = Hijacked.take(call.request, head(call, tty))
-    return await serve(client, attachment, stdin, escape, detached, history)
-
-
-async def _none() -> AsyncIterator[bytes]:
-    for nothing in ():
-        yield nothing
+    early = history is not None or container.state.running
+    return await serve(
+        client, attachment, stdin, escape, detached, history, HEAD_START if early else 0
+    )
 
 
 async def _frames(chunks: AsyncIterator[LogChunk], tty: bool) -> AsyncIterator[bytes]:
@@ -147,7 +153,7 @@ def _as_text(socket: web.WebSocketResponse) -> Callable[[bytes], Awaitable[None]
 
 async def _websocket(
     socket: web.WebSocketResponse,
-    attachment: Attachment,
+    attachment: Streams,
     send: Callable[[bytes], Awaitable[None]],
     stdin: bool,
     tty: bool,

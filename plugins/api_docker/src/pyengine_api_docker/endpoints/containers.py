@@ -7,15 +7,16 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import msgspec
 from aiohttp import web
 
 from pyengine.contracts.runtime import RuntimeStats
 from pyengine.engine.model import (
     Container,
+    ContainerConfig,
     EndpointSettings,
     HostConfig,
     NetworkingConfig,
+    PortBinding,
     Status,
 )
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
@@ -72,9 +73,9 @@ async def inspect(call: Call) -> web.StreamResponse:
         views.inspect(
             container,
             call.version,
-            graph=await engine.containers.graph(container.id),
-            exec_ids=engine.execs.running(container.id),
-            paths=engine.containers.paths(container.id),
+            graph=engine.containers.graph(container.id),
+            exec_ids=engine.containers.exec_ids(container.id),
+            directory=engine.places.data_root / "containers" / container.id,
             size=await engine.containers.size(container.id) if call.query.flag("size") else None,
         )
     )
@@ -86,16 +87,17 @@ async def create(call: Call) -> web.StreamResponse:
     if not body.image and raw.strip() in (b"{}", b"null"):
         raise InvalidParameter("config cannot be empty in order to create a container")
     host, networking = body.host_config, body.networking_config
+    config = body.config()
     platform = call.query["platform"] if call.version >= 41 else ""
-    warnings = _adjust(body, host, networking, call.version)
+    warnings = _adjust(config, host, networking, call.version)
     id, more = await call.engine.containers.create(
-        call.query["name"], body, host, networking, platform
+        call.query["name"], config, host, networking, platform
     )
     return json({"Id": id, "Warnings": [*more, *warnings]}, 201)
 
 
 def _adjust(
-    body: requests.CreateContainer,
+    config: ContainerConfig,
     host: HostConfig,
     networking: NetworkingConfig,
     version: int,
@@ -120,19 +122,19 @@ def _adjust(
                 "Container cannot be created with multiple network endpoints: "
                 + ", ".join(sorted(endpoints))
             )
-        if body.healthcheck is not None:
-            body.healthcheck.start_interval = 0
+        if config.healthcheck is not None:
+            config.healthcheck.start_interval = 0
     for settings in endpoints.values():
         if settings is not None and version < 48:
             settings.gw_priority = 0
     _check_mounts(host, version)
     for port, bindings in (host.port_bindings or {}).items():
         if not bindings and host.port_bindings is not None:
-            host.port_bindings[port] = [msgspec.convert({}, views.PortBinding)]
+            host.port_bindings[port] = [PortBinding()]
     if host.pids_limit is not None and host.pids_limit <= 0:
         host.pids_limit = None
     networking.endpoints_config = endpoints
-    return _move_mac_address(body, host, networking, version)
+    return _move_mac_address(config, host, networking, version)
 
 
 def _check_mounts(host: HostConfig, version: int) -> None:
@@ -161,7 +163,7 @@ def _check_mounts(host: HostConfig, version: int) -> None:
 
 
 def _move_mac_address(
-    body: requests.CreateContainer,
+    config: ContainerConfig,
     host: HostConfig,
     networking: NetworkingConfig,
     version: int,
@@ -169,7 +171,7 @@ def _move_mac_address(
     """A container's MAC address belongs to an endpoint since 1.44, and to the container before."""
     endpoints = networking.endpoints_config
     assert endpoints is not None
-    wanted = body.mac_address
+    wanted = config.mac_address
     mode = host.network_mode
     networked = mode not in ("host", "none") and not mode.startswith("container:")
     if version < 44:
@@ -254,12 +256,15 @@ async def rename(call: Call) -> web.StreamResponse:
 
 
 async def update(call: Call) -> web.StreamResponse:
+    """What is absent, null or zero stays as it is; only ``PidsLimit`` knows a zero of its own."""
     body = await call.body(requests.UpdateContainer)
+    default = requests.UpdateContainer()
     if call.version < 40:
         body.pids_limit = None
     elif body.pids_limit is not None and body.pids_limit < 0:
         body.pids_limit = 0
-    warnings = await call.engine.containers.update(call.name, body)
+    given = {name for name in requests.UPDATABLE if getattr(body, name) != getattr(default, name)}
+    warnings = await call.engine.containers.update(call.name, body, given)
     return json({"Warnings": list(warnings) or None})
 
 

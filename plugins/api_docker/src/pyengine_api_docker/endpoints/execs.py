@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from pyengine.engine.model import ExecConfig
-from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
+from pyengine.errors import Conflict, EngineError, InvalidParameter
 from pyengine_api_docker import objects, requests
 from pyengine_api_docker.endpoints.attach import acquire, serve, tell
 from pyengine_api_docker.hijack import Escape, Hijacked, frame, head, parse_keys
@@ -41,28 +41,31 @@ async def start(call: Call) -> web.StreamResponse:
     engine = call.engine
     body = await call.body(requests.StartExec)
     record = engine.execs.get(call.name)
+    container = engine.containers.get(record.container_id)
+    if container.state.paused:
+        raise Conflict(
+            f"Container {container.id} is paused, unpause the container before exec",
+        )
+    if not container.state.running:
+        raise Conflict(f"container {container.id} is not running")
     console = body.console_size if body.tty and call.version >= 42 else None
     starting = engine.execs.start(record.id, detach=body.detach, tty=body.tty, console_size=console)
     if body.detach:
         await asyncio.shield(asyncio.ensure_future(starting))
         return empty(200)
+    escape = Escape(parse_keys(record.config.detach_keys)) if body.tty else None
+    client = Hijacked.take(call.request, head(call, body.tty))
     try:
         attachment = await acquire(starting)
-    except (NotFound, Conflict):
-        raise
+        assert attachment is not None
     except EngineError as error:
-        client = Hijacked.take(call.request, head(call, body.tty))
         text = error.message().encode() + b"\r\n"
         await client.send(text if body.tty else frame(1, text))
-        await client.finish()
+        client.finish_soon()
+        await client.gone
         return web.Response()
-    escape = Escape(parse_keys(record.config.detach_keys)) if body.tty else None
-    if attachment is None:
-        return empty(200)
 
     def detached() -> None:
-        container = engine.containers.get(record.container_id)
         tell(engine, container, "exec_detach", execID=record.id)
 
-    client = Hijacked.take(call.request, head(call, body.tty))
     return await serve(client, attachment, record.config.attach_stdin, escape, detached)

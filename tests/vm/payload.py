@@ -15,12 +15,14 @@ import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from email.parser import Parser
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.vm.image import GUEST, Image, cache, call, make_ext4
 
 REPO = Path(__file__).parents[2]
-TEST_TOOLS = ("pytest>=8", "pytest-asyncio", "pytest-timeout")
+TEST_TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout")
+"""In the versions that this Python has, so that a test means the same on both sides."""
 GLIBC = 41
 """Minor version of the guest's libc: wheels for it or any older one will do."""
 
@@ -71,7 +73,8 @@ def _build_wheels(target: Path) -> list[Path]:
 
 def _dependencies(image: Image, python: str, wheels: Iterable[Path]) -> Path:
     """What the wheels need from others, installed for the guest's Python into the cache."""
-    wanted = sorted({*TEST_TOOLS, *(need for wheel in wheels for need in _needs(wheel))})
+    tools = [f"{name}=={version(name)}" for name in TEST_TOOLS]
+    wanted = sorted({*tools, *(need for wheel in wheels for need in _needs(wheel))})
     key = hashlib.sha256("\n".join([python, *wanted]).encode()).hexdigest()[:16]
     home = cache() / f"site-{key}"
     if home.exists():
@@ -120,9 +123,8 @@ def _make_venv(venv: Path, site: Path, python: str) -> None:
         (python, "python3"),
     ):
         (venv / "bin" / name).symlink_to(target)
-    version = python.removeprefix("python")
     (venv / "pyvenv.cfg").write_text(
-        f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {version}\n"
+        f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {python.removeprefix('python')}\n"
     )
     for points in site.glob("*.dist-info/entry_points.txt"):
         parser = configparser.ConfigParser(delimiters=("=",))

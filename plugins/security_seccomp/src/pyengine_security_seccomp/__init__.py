@@ -1,0 +1,1 @@
+"""Seccomp: Docker's profiles compiled with libseccomp and kept compiled."""

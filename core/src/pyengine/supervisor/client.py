@@ -213,8 +213,18 @@ class Supervisor:
 
     async def info(self) -> ZygoteInfo:
         """What the zygote is at the moment."""
+        return _decode_info((await self._ask(Type.INFO)).payload)
+
+    async def _ask(self, type: Type, payload: bytes = b"") -> Message:
+        """A request that does no harm when a dying zygote has heard it, too."""
         zygote = await self._living_zygote()
-        return _decode_info((await zygote.channel.request(Type.INFO)).payload)
+        try:
+            return await zygote.channel.request(type, payload)
+        except Unavailable:
+            if zygote is self._zygote:
+                raise
+        zygote = await self._living_zygote()
+        return await zygote.channel.request(type, payload)
 
     # -- shims
 
@@ -346,12 +356,7 @@ class Supervisor:
 
     async def _sweep(self, id: str, runtime: str, bundle: str) -> None:
         order = protocol.encode({"id": id, "runtime": runtime, "bundle": bundle})
-        zygote = await self._living_zygote()
-        try:
-            await zygote.channel.request(Type.SWEEP, order)
-        except Unavailable:
-            zygote = await self._living_zygote()
-            await zygote.channel.request(Type.SWEEP, order)
+        await self._ask(Type.SWEEP, order)
 
     async def close(self, *, keep_shims: bool = True) -> None:
         """Let the zygote end. With ``keep_shims`` the shims go on, and containers with them."""

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from tests.vm import image, payload
-from tests.vm.machine import Machine
+from tests.vm.machine import GuestError, Machine
 
 
 def main() -> int:
@@ -20,13 +20,21 @@ def main() -> int:
     parser.add_argument("--shell", action="append", default=[], help="a shell command, before any")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for each (900)")
     given, selection = parser.parse_known_args()
+    try:
+        return _run(given.shell, selection, given.timeout)
+    except (image.BuildFailed, GuestError) as error:
+        print(f"tests.vm: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(commands: list[str], selection: list[str], timeout: float) -> int:
     built = image.build()
     with tempfile.TemporaryDirectory(prefix="pyengine-vm-") as work:
         disk = payload.build(built, Path(work))
         with Machine(built, disk) as guest:
-            results = [guest.run(command, timeout=given.timeout) for command in given.shell]
+            results = [guest.run(command, timeout=timeout) for command in commands]
             if selection:
-                results.append(guest.pytest(*selection, timeout=given.timeout))
+                results.append(guest.pytest(*selection, timeout=timeout))
     for result in results:
         print(result.output, end="")
     return max((result.status for result in results), default=0)

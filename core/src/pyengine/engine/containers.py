@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from pyengine import timestamps
+from pyengine.archive import pack
 from pyengine.contracts.base import Kind
 from pyengine.contracts.logging import LogChunk, LogQuery
 from pyengine.contracts.runtime import RuntimeStats
@@ -42,6 +43,7 @@ from pyengine.errors import Conflict, EngineError, InvalidParameter, NotModified
 from pyengine.hooks.manager import Hooks
 from pyengine.oci import security
 from pyengine.oci.facts import HostFacts
+from pyengine.oci.resources import from_host_config
 from pyengine.oci.spec import EngineOptions
 from pyengine.oci.validate import adapt, check_resources, check_settings
 from pyengine.state.database import Change as RecordChange
@@ -296,8 +298,6 @@ class Containers:
 
     async def update(self, ref: str, body: HostConfig, given: set[str]) -> Sequence[str]:
         """Change limits and the restart policy; ``given``: the fields that the body has."""
-        from pyengine.oci.resources import from_host_config
-
         live = self._registry.live(ref)
         async with live.lock:
             host = live.record.host_config
@@ -373,15 +373,13 @@ class Containers:
 
     async def export(self, ref: str, out: BinaryIO) -> None:
         """Write the root as one tar to ``out`` (blocking, on a thread)."""
-        from pyengine.archive import pack_directory
-
         live = self._registry.live(ref)
         storage = self._storage(live.record)
         calls = self._calls(Kind.STORAGE, storage.name)
         async with live.lock:
             path = await calls(storage.mount, live.record.layer)
         try:
-            await asyncio.to_thread(pack_directory, path, out)
+            await asyncio.to_thread(pack, path, out)
         finally:
             if live.shim is None and live.record.phase != "starting":
                 await calls(storage.unmount, live.record.layer)

@@ -50,6 +50,10 @@ from pyengine.supervisor.client import Supervisor
 
 log = logging.getLogger(__name__)
 
+#: Without these there is no container; without the others only what needs them.
+REQUIRED = (Kind.STORAGE, Kind.RUNTIME, Kind.LOGGING)
+OPTIONAL = (Kind.NETWORK, Kind.IPAM, Kind.FIREWALL, Kind.VOLUME)
+
 #: How often the firewall's rules are looked at, in seconds.
 HEAL_EVERY = 5.0
 
@@ -92,8 +96,10 @@ class Engine:
         """
         self.places = self._take_root()
         self.drivers = Drivers(Catalog(), self.places, self.config.choices())
-        for kind in (Kind.STORAGE, Kind.RUNTIME, Kind.LOGGING, Kind.FIREWALL, Kind.IPAM,
-                     Kind.VOLUME, Kind.NETWORK):  # fmt: skip
+        for kind in REQUIRED + OPTIONAL:
+            if kind in OPTIONAL and not self.drivers.has(kind):
+                log.info("no %s driver is installed: what needs one will say so", kind.value)
+                continue
             driver = self.drivers.get(kind)
             log.info("%s driver: %s", kind.value, driver.name)
         self._load_security()
@@ -249,15 +255,17 @@ class Engine:
         self.volumes.users = self._volume_users
         storage = self.drivers.get(Kind.STORAGE)
         assert isinstance(storage, StorageDriver)
+        self._content = ContentStore(places.data_root / "content")
         self.images = Images(
             self.database,
-            ContentStore(places.data_root / "content"),
+            self._content,
             storage,
             self.calls(Kind.STORAGE, storage.name),
             self.events.emit,
             self.hooks,
+            self._image_users,
+            places.data_root / "tmp",
         )
-        self.images.users = self._image_users
         bundles = Bundles(
             places,
             Settings(
@@ -294,7 +302,7 @@ class Engine:
         )  # fmt: skip
         self._restore = Restore(
             places, self._registry, self.supervisor, self.lifecycle, removals, bundles, sandboxes,
-            self.networks, self.volumes, self.drivers, self.calls, self.images.layer_records,
+            self.networks, self.volumes, self.drivers, self.calls, self.images, self._content,
             self._cgroup_parent,
         )  # fmt: skip
 
@@ -363,4 +371,3 @@ def _bool(value: bool) -> str:
 
 def _network_of(bip: str) -> str:
     return str(ipaddress.ip_interface(bip).network) if bip else ""
-

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
@@ -21,6 +21,7 @@ from pyengine.contracts.storage import LayerRecord, StorageDriver
 from pyengine.drivers import Drivers, Places
 from pyengine.engine.bundle import Bundles
 from pyengine.engine.calls import DriverCalls
+from pyengine.engine.images import Images
 from pyengine.engine.lifecycle import Lifecycle
 from pyengine.engine.model import Status
 from pyengine.engine.networks import Networks
@@ -29,6 +30,7 @@ from pyengine.engine.removal import Removals
 from pyengine.engine.sandbox import Sandboxes
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import EngineError
+from pyengine.state.content import ContentStore
 from pyengine.supervisor.client import Supervisor
 from pyengine.supervisor.records import ExitRecord
 
@@ -51,7 +53,8 @@ class Restore:
         volumes: Volumes,
         drivers: Drivers,
         calls: Callable[[Kind, str], DriverCalls],
-        image_layers: Callable[[str], Mapping[str, LayerRecord]],
+        images: Images,
+        content: ContentStore,
         cgroup_parent: str,
     ) -> None:
         self._places = places
@@ -65,7 +68,8 @@ class Restore:
         self._volumes = volumes
         self._drivers = drivers
         self._calls = calls
-        self._image_layers = image_layers
+        self._images = images
+        self._content = content
         self._cgroup_parent = cgroup_parent
 
     async def run(self) -> None:
@@ -165,13 +169,16 @@ class Restore:
 
     async def _storage(self) -> list[str]:
         done: list[str] = []
+        default = self._drivers.default(Kind.STORAGE)
+        await self._images.start()
+        done += await asyncio.to_thread(self._content.sweep, self._images.known_content())
         for name in {
-            self._drivers.default(Kind.STORAGE),
+            default,
             *(record.drivers["storage"] for record in self._registry.records()),
         }:
             driver = self._drivers.get(Kind.STORAGE, name)
             assert isinstance(driver, StorageDriver)
-            known = dict(self._image_layers(name))
+            known = self._images.known_layers() if name == default else {}
             for live in self._registry:
                 record = live.record
                 if record.drivers["storage"] == name and record.phase != "creating":

@@ -359,14 +359,16 @@ async def test_import(client: Any) -> None:
     await asyncio.wait_for(reader.readuntil(b'{"status":"sha256:abc"}\n'), 5)
     images = client.engine.images
     assert images.read == data
-    assert (images.how["repo"], images.how["changes"]) == ("r", ["ENV a=b", "CMD x"])
+    name, changes, message, _ = images.how
+    assert (name.familiar, changes) == ("r:t", ["ENV a=b", "CMD x"])
+    assert message == "Imported from -"
     writer.close()
 
 
 async def test_half_an_upload_is_no_image(client: Any) -> None:
     outcome: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
-    async def import_tar(source: Any, **how: Any) -> str:
+    async def import_tar(source: Any, *how: Any) -> str:
         try:
             await asyncio.to_thread(source.read)
         except BaseException as error:
@@ -382,7 +384,7 @@ async def test_half_an_upload_is_no_image(client: Any) -> None:
     await asyncio.sleep(0.1)
     writer.close()
     error = await asyncio.wait_for(outcome, 5)
-    assert "broke off" in str(error) or isinstance(error, asyncio.CancelledError)
+    assert "broke off" in str(error)
 
 
 async def test_pull_is_refused_in_a_sentence(client: Any) -> None:

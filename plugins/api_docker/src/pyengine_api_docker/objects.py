@@ -1,16 +1,34 @@
-"""Networks, volumes and execs as Docker shows them."""
+"""Networks, volumes, execs and images as Docker shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from pyengine import timestamps
 from pyengine.contracts.ipam import Pool
 from pyengine.contracts.volume import VolumeRecord
-from pyengine.engine.model import Exec
+from pyengine.engine.image_records import Image
+from pyengine.engine.model import ContainerConfig, Exec
 from pyengine.engine.networks import EndpointView, Network
+from pyengine_api_docker import views
 
 Body = dict[str, Any]
+
+_CONTAINERS_ONLY = (
+    "Hostname",
+    "Domainname",
+    "AttachStdin",
+    "AttachStdout",
+    "AttachStderr",
+    "Tty",
+    "OpenStdin",
+    "StdinOnce",
+    "Image",
+    "NetworkDisabled",
+    "MacAddress",
+    "StopTimeout",
+)
 
 
 def network(record: Network, version: int, endpoints: Mapping[str, EndpointView]) -> Body:
@@ -98,9 +116,68 @@ def exec_inspect(record: Exec) -> Body:
     }
 
 
-def image_summary(record: Any, version: int, containers: int) -> Body:
-    return {}
+def image_summary(record: Image, version: int, containers: int) -> Body:
+    """An entry of ``GET /images/json``. ``containers``: how many use it, -1 if nobody counted."""
+    tags: list[str] | None = list(record.repo_tags)
+    digests: list[str] | None = list(record.repo_digests)
+    if version < 43 and not tags and not digests:
+        tags, digests = ["<none>:<none>"], ["<none>@<none>"]
+    body: Body = {
+        "Containers": containers,
+        "Created": timestamps.parse(record.created) // 10**9,
+        "Id": record.id,
+        "Labels": record.config.labels,
+        "ParentId": record.parent,
+        "RepoDigests": digests,
+        "RepoTags": tags,
+        "SharedSize": -1,
+        "Size": record.size,
+    }
+    if version < 44:
+        body["VirtualSize"] = record.size
+    return body
 
 
-def image(record: Any, version: int) -> Body:
-    return {}
+def image(record: Image, version: int, graph: Mapping[str, Any]) -> Body:
+    """``GET /images/{name}/json``."""
+    body: Body = {
+        "Id": record.id,
+        "RepoTags": list(record.repo_tags),
+        "RepoDigests": list(record.repo_digests),
+        "Parent": record.parent,
+        "Comment": record.comment,
+    }
+    if record.created != timestamps.NEVER or version < 44:
+        body["Created"] = record.created
+    if version < 45:
+        # which container an image was committed from, long before builders
+        body["Container"] = ""
+        body["ContainerConfig"] = views.config(ContainerConfig()) | {"Labels": None}
+    body |= {
+        "DockerVersion": record.docker_version,
+        "Author": record.author,
+        "Config": _image_config(record.config, version),
+        "Architecture": record.architecture,
+    }
+    if record.variant:
+        body["Variant"] = record.variant
+    body["Os"] = record.os
+    if record.os_version:
+        body["OsVersion"] = record.os_version
+    body["Size"] = record.size
+    if version < 44:
+        body["VirtualSize"] = record.size
+    return body | {
+        "GraphDriver": graph,
+        "RootFS": {"Type": "layers", "Layers": record.diff_ids},
+        "Metadata": {"LastTagTime": record.last_tagged or timestamps.NEVER},
+    }
+
+
+def _image_config(config: ContainerConfig, version: int) -> Body:
+    """Since 1.50 without what only containers have."""
+    body = views.config(config) | {"Labels": config.labels}
+    if version >= 50:
+        for key in _CONTAINERS_ONLY:
+            body.pop(key, None)
+    return body

@@ -1,22 +1,17 @@
-"""Bodies that go through pipes: the engine reads and writes files on threads of its own."""
+"""Answers that the engine writes to a file, on a thread of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import fcntl
-import io
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Awaitable, Callable
+from typing import BinaryIO
 
 from aiohttp import web
 
-from pyengine.errors import InvalidParameter
 from pyengine_api_docker.http import Call
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 CHUNK = 1 << 18
 #: The most that Linux gives without privileges (pipe(7), pipe-max-size).
@@ -28,57 +23,6 @@ def _pipe() -> tuple[int, int]:
     with contextlib.suppress(OSError):
         fcntl.fcntl(ends[0], fcntl.F_SETPIPE_SZ, _PIPE)
     return ends
-
-
-class _Source(io.FileIO):
-    """The reading end. ``broken``: the end of the pipe is not the end of the body."""
-
-    broken = False
-
-    def readinto(self, buffer: Buffer, /) -> int | None:
-        count = super().readinto(buffer)
-        if not count and self.broken:
-            raise InvalidParameter("the body of the request broke off")
-        return count
-
-
-@contextlib.asynccontextmanager
-async def upload(call: Call) -> AsyncIterator[BinaryIO]:
-    """The request's body as a file to read. Where a body breaks off, reading raises
-    ``InvalidParameter``: half an archive must not be taken for a whole one."""
-    await call.expect()
-    loop = asyncio.get_running_loop()
-    read_end, write_end = _pipe()
-    source = _Source(read_end, "rb")
-    sink = os.fdopen(write_end, "wb", buffering=0)
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, sink)
-    writer = asyncio.StreamWriter(transport, protocol, None, loop)
-
-    async def pump() -> None:
-        try:
-            async for chunk in call.request.content.iter_chunked(CHUNK):
-                writer.write(chunk)
-                await writer.drain()
-        except (BrokenPipeError, ConnectionResetError):
-            # the engine has seen enough; the rest is read so that the client gets its answer
-            async for _ in call.request.content.iter_chunked(CHUNK):
-                pass
-        except (Exception, asyncio.CancelledError):
-            source.broken = True
-            raise
-        finally:
-            writer.close()
-
-    pumping = asyncio.ensure_future(pump())
-    try:
-        yield io.BufferedReader(source, CHUNK)
-    except asyncio.CancelledError:
-        pumping.cancel()
-        raise
-    finally:
-        source.close()
-        with contextlib.suppress(Exception, asyncio.CancelledError):
-            await pumping
 
 
 async def download(

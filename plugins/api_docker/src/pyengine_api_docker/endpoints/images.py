@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
+import msgspec
 from aiohttp import web
 
-from pyengine.errors import EngineError, InvalidParameter, Unsupported
+from pyengine.engine.image_records import Image
+from pyengine.engine.streams import reader
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
+from pyengine.oci import reference
+from pyengine.oci.image import Platform, parse_platform
+from pyengine.oci.reference import Reference
 from pyengine_api_docker import objects
 from pyengine_api_docker.http import JSON, Call, empty, json
-from pyengine_api_docker.pipes import upload
 
 Body = dict[str, Any]
 
 
-def summaries(call: Call, found: Sequence[Any], *, count: bool = False) -> list[Body]:
+def summaries(call: Call, found: Sequence[Image], *, count: bool = False) -> list[Body]:
     """Entries of ``GET /images/json``; ``count``: how many containers use each (since 1.51 the
     list tells it, before that only the disk usage did)."""
     users: dict[str, int] = {}
@@ -28,16 +34,22 @@ def summaries(call: Call, found: Sequence[Any], *, count: bool = False) -> list[
 
 
 async def list_(call: Call) -> web.StreamResponse:
-    filters = call.query.filters()
-    if call.version < 41 and call.query["filter"]:
-        filters.setdefault("reference", []).append(call.query["filter"])
-    found = call.engine.images.list(all=call.query.flag("all"), filters=filters or None)
-    return json(summaries(call, found, count=call.version >= 51))
+    images, query = call.engine.images, call.query
+    filters = query.filters()
+    if call.version < 41 and query["filter"]:
+        filters.setdefault("reference", []).append(query["filter"])
+    found = images.list(filters, query.flag("all"))
+    rows = summaries(call, found, count=call.version >= 51)
+    if call.version >= 42 and query.flag("shared-size"):
+        for row in rows:
+            row["SharedSize"] = images.shared_size(row["Id"])
+    return json(rows)
 
 
 async def inspect(call: Call) -> web.StreamResponse:
-    image = call.engine.images.get(call.name)
-    return json(objects.image(image, call.version))
+    images = call.engine.images
+    image = images.get(call.name)
+    return json(objects.image(image, call.version, images.metadata(image.id)))
 
 
 async def history(call: Call) -> web.StreamResponse:
@@ -45,18 +57,28 @@ async def history(call: Call) -> web.StreamResponse:
 
 
 async def tag(call: Call) -> web.StreamResponse:
-    await call.engine.images.tag(call.name, call.query["repo"], call.query["tag"])
+    name = _name(call.query["repo"], call.query["tag"])
+    if name is None:
+        return empty(200)
+    await call.engine.images.tag(call.name, name)
     return empty(201)
+
+
+def _name(repository: str, tag: str) -> Reference | None:
+    """``repo`` and ``tag`` of a query; None without ``repo``."""
+    if not repository:
+        return None
+    name = reference.parse(repository)
+    return reference.with_tag(name, tag) if tag else name
 
 
 async def remove(call: Call) -> web.StreamResponse:
     if not call.name.strip():
         raise InvalidParameter("image name cannot be blank")
     query = call.query
-    removed = await call.engine.images.remove(
-        call.name, force=query.flag("force"), prune=not query.flag("noprune")
+    return json(
+        await call.engine.images.remove(call.name, query.flag("force"), not query.flag("noprune"))
     )
-    return json(removed)
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -72,15 +94,14 @@ async def create(call: Call) -> web.StreamResponse:
             "importing from an address is not in this version of pyengine",
             help="download it, and give docker import the file or -",
         )
-    async with upload(call) as source:
-        id = await call.engine.images.import_tar(
-            source,
-            repo=query["repo"],
-            tag=query["tag"],
-            message=query["message"] or "Imported from -",
-            changes=query.all("changes"),
-            platform=query["platform"] if call.version >= 32 else "",
-        )
+    platform = query["platform"] if call.version >= 32 else ""
+    id = await call.engine.images.import_tar(
+        await _upload(call),
+        _name(query["repo"], query["tag"]),
+        query.all("changes"),
+        query["message"] or "Imported from -",
+        parse_platform(platform) if platform else None,
+    )
     stream = await call.stream(JSON)
     await stream.write_json({"status": id})
     return stream.response
@@ -88,20 +109,55 @@ async def create(call: Call) -> web.StreamResponse:
 
 async def load(call: Call) -> web.StreamResponse:
     """Errors come inside the stream: clients look for them there."""
-    stream = await call.stream(JSON)
+    platform = _platform(call.query["platform"]) if call.version >= 48 else None
+    source = await _upload(call)
     try:
-        async with upload(call) as source:
-            for name in await call.engine.images.load(source):
-                await stream.write_json({"stream": f"Loaded image: {name}\n"})
+        messages = await call.engine.images.load(source, platform)
     except EngineError as error:
         text = error.message()
-        await stream.write_json({"errorDetail": {"message": text}, "error": text})
+        answer: list[Body] = [{"errorDetail": {"message": text}, "error": text}]
+    else:
+        answer = [{"stream": f"{message}\n"} for message in messages]
+    stream = await call.stream(JSON)
+    for line in answer:
+        await stream.write_json(line)
     return stream.response
 
 
+async def _upload(call: Call) -> BinaryIO:
+    """The request's body as a file; where it breaks off, reading raises ``InvalidParameter``."""
+    await call.expect()
+    return reader(call.request.content.iter_any())
+
+
+def _platform(text: str) -> Platform | None:
+    """A platform as JSON, as newer parameters have it."""
+    if not text:
+        return None
+    try:
+        platform = msgspec.json.decode(text, type=Platform)
+    except msgspec.MsgspecError as error:
+        raise InvalidParameter(f"failed to parse platform: {error}") from error
+    if not (platform.os and platform.architecture):
+        raise InvalidParameter("both OS and Architecture must be provided")
+    return platform
+
+
 async def prune(call: Call) -> web.StreamResponse:
-    removed, freed = await call.engine.images.prune(call.query.filters())
-    return json({"ImagesDeleted": list(removed) or None, "SpaceReclaimed": freed})
+    """Images without a name; with the filter ``dangling=false`` all that no container uses."""
+    images = call.engine.images
+    filters = call.query.filters()
+    dangling = filters.pop("dangling", ["true"])[0].lower() not in ("0", "false")
+    before = images.layers_size()
+    rows: list[Body] = []
+    for image in images.list(filters | ({"dangling": ["true"]} if dangling else {})):
+        for ref in image.references or [image.id]:
+            # one that a container uses stays
+            with contextlib.suppress(Conflict, NotFound):
+                rows += await images.remove(ref)
+    freed = before - images.layers_size()
+    call.engine.events.emit("image", "prune", "", {"reclaimed": str(freed)})
+    return json({"ImagesDeleted": rows or None, "SpaceReclaimed": freed})
 
 
 async def search(call: Call) -> web.StreamResponse:

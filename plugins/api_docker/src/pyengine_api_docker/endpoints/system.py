@@ -102,8 +102,10 @@ async def disk_usage(call: Call) -> web.StreamResponse:
     wanted = frozenset(kinds) or _KINDS
     body: dict[str, Any] = {}
     if "image" in wanted:
-        images = summaries(call, engine.images.list(all=False), count=True)
-        body["LayersSize"] = sum(image["Size"] for image in images)
+        body["LayersSize"] = engine.images.layers_size()
+        images = summaries(call, engine.images.list(), count=True)
+        for image in images:
+            image["SharedSize"] = engine.images.shared_size(image["Id"])
         body["Images"] = images
     if "container" in wanted:
         image_id = image_resolver(engine)

@@ -102,6 +102,8 @@ class Dockerd(Engine):
         peer.build()
         peer.start()
         self.load(self.image, images.busybox_tar)
+        if others := self.run("ps", "-q").split():
+            print(f"bench: {len(others)} containers of others run on dockerd", file=sys.stderr)
 
     def command(self, *argv: str) -> list[str]:
         return [self.peer.cli(), "-H", self.peer.url, *argv]
@@ -212,9 +214,11 @@ class Pyengine(Engine):
             shutil.rmtree(self.root, ignore_errors=True)
 
     def _stop(self) -> None:
-        left = self.run("ps", "-aq").split()
-        self.remove(left)
         remaining = self.processes()
+        try:
+            self.remove(self.run("ps", "-aq").split())
+        except CommandFailed as error:
+            print(f"bench: {error}", file=sys.stderr)
         self._daemon.send_signal(signal.SIGTERM)
         try:
             self._daemon.wait(30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -83,20 +84,16 @@ def leave_cgroups(pid: int) -> None:
         return
     for line in lines:
         before, _, after = line.partition(" - ")
-        kind, _, _ = after.partition(" ")
-        if kind not in ("cgroup", "cgroup2") or " ro," in f" {before.split()[5]},":
+        kind = after.partition(" ")[0]
+        # Only the hierarchy that sessions are ended by; the limits of v1 controllers are the
+        # administrator's wish for whoever runs here.
+        if kind != "cgroup2" and not (kind == "cgroup" and "name=systemd" in after):
             continue
         folder = os.path.join(before.split()[4], "pyengine-daemon")
-        named_only = kind == "cgroup" and "name=systemd" not in after
-        if named_only:
-            # A controller's limits are the administrator's wish for this session; keep them.
-            continue
-        try:
+        with contextlib.suppress(OSError):
             os.makedirs(folder, exist_ok=True)
             with open(os.path.join(folder, "cgroup.procs"), "w", encoding="ascii") as procs:
                 procs.write(str(pid))
-        except OSError:
-            continue
 
 
 def _await(

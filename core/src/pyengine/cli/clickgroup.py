@@ -31,7 +31,7 @@ def _option(flag: Flag) -> click.Option:
     return click.Option(names, multiple=flag.repeated, help=flag.help, hidden=flag.hidden)
 
 
-class _Names(click.ParamType):
+class _Names(click.ParamType):  # type: ignore[type-arg]
     """Completes what a command works on by asking the engine; silent where none answers."""
 
     name = "name"

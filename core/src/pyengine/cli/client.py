@@ -197,14 +197,10 @@ def quote(text: str) -> str:
 
 
 def filters(given: Iterable[str]) -> dict[str, dict[str, bool]]:
-    """``--filter name=value`` for the API; CommandError for one without ``=``."""
+    """``--filter name=value`` for the API."""
     out: dict[str, dict[str, bool]] = {}
     for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise CommandError(
-                f'invalid argument "{text}": bad format of filter (expected name=value)'
-            )
+        name, _, value = text.partition("=")
         out.setdefault(name.strip().lower(), {})[value.strip()] = True
     return out
 

@@ -24,11 +24,11 @@ def build(options: Options, image: str, command: list[str]) -> dict[str, Any]:
     config["HostConfig"] = _host_config(options)
     binds = []
     for spec in options["volume"]:
-        kind, value = mounts.volume(spec)
-        if kind == "bind":
-            binds.append(value)
+        bind = mounts.bind(spec)
+        if bind:
+            binds.append(bind)
         else:
-            config.setdefault("Volumes", {})[value] = {}
+            config["Volumes"][spec] = {}
     config["HostConfig"]["Binds"] = binds or None
     exposed, bindings = _ports(options)
     config["ExposedPorts"] = exposed or None
@@ -56,8 +56,7 @@ def _config(options: Options, image: str, command: list[str]) -> dict[str, Any]:
         "Tty": options["tty"],
         "OpenStdin": options["interactive"],
         "StdinOnce": bool(options["interactive"] and stdin),
-        "Env": read_files(options["env-file"], "--env-file", from_environment=True)
-        + options["env"],
+        "Env": read_files(options["env-file"], from_environment=True) + options["env"],
         "Cmd": command or None,
         "Image": image,
         "Volumes": {},
@@ -79,7 +78,7 @@ def _config(options: Options, image: str, command: list[str]) -> dict[str, Any]:
 
 
 def _labels(options: Options) -> dict[str, str]:
-    lines = read_files(options["label-file"], "--label-file") + options["label"]
+    lines = read_files(options["label-file"]) + options["label"]
     return pairs(lines)
 
 
@@ -88,10 +87,10 @@ def pairs(lines: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in (line.partition("=") for line in lines)}
 
 
-def read_files(paths: list[str], flag: str, from_environment: bool = False) -> list[str]:
+def read_files(paths: list[str], from_environment: bool = False) -> list[str]:
     """Lines ``NAME=value``; a bare name takes its value from our environment if asked to.
 
-    ValueError that names the flag, for a file that cannot be read or a line without a name.
+    ValueError for a file that cannot be read or a line without a name.
     """
     out: list[str] = []
     for path in paths:
@@ -99,19 +98,19 @@ def read_files(paths: list[str], flag: str, from_environment: bool = False) -> l
             with open(path, encoding="utf-8-sig") as file:
                 lines = file.read().splitlines()
         except UnicodeDecodeError:
-            raise ValueError(f"{flag}: invalid utf8 bytes in {path}")
+            raise ValueError(f"invalid utf8 bytes in {path}")
         except OSError as error:
             words = (error.strerror or "").lower()
-            raise ValueError(f"{flag}: open {path}: {words}")
+            raise ValueError(f"open {path}: {words}")
         for line in lines:
             line = line.lstrip()
             if not line or line.startswith("#"):
                 continue
             name, equals, _ = line.partition("=")
             if not name:
-                raise ValueError(f"{flag}: no variable name on line '{line}'")
+                raise ValueError(f"no variable name on line '{line}'")
             if any(char.isspace() for char in name):
-                raise ValueError(f"{flag}: variable '{name}' contains whitespaces")
+                raise ValueError(f"variable '{name}' contains whitespaces")
             if equals or not from_environment:
                 out.append(line)
             elif name in os.environ:
@@ -276,7 +275,7 @@ def _security(given: list[str]) -> tuple[list[str], dict[str, Any]]:
         if not separator and key != "no-new-privileges":
             key, separator, value = option.partition(":")
         if not value and key != "no-new-privileges":
-            raise ValueError(f'invalid --security-opt: "{option}"')
+            raise ValueError(f'Invalid --security-opt: "{option}"')
         if key == "seccomp" and value not in ("unconfined", "builtin"):
             option = "seccomp=" + _seccomp_profile(value)
         out.append(option)

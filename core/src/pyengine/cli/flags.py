@@ -68,13 +68,15 @@ def _nano_cpus(text: str) -> int:
     try:
         nano = Fraction(text) * 10**9
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f'failed to parse "{text}" as a rational number')
+        raise ValueError(f"failed to parse {text} as a rational number")
     if nano.denominator != 1:
         raise ValueError("value is too precise")
     return int(nano)
 
 
-def _key_value(text: str) -> str:
+def _filter(text: str) -> str:
+    if "=" not in text:
+        raise ValueError("bad format of filter (expected name=value)")
     return text
 
 
@@ -88,6 +90,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "decimal": _nano_cpus,
     "duration": units.parse_duration,
     "string": str,
+    "filter": _filter,
 }
 _REPEATED = ("list", "map", "filter", "mount", "network", "ulimit", "gpu-request", "KIND=NAME")
 _ZERO: dict[str, Any] = {"bool": False, "string": "", "path": ""}
@@ -118,7 +121,7 @@ class Flag:
         self.short = short
         self.kind = kind
         self.help = help
-        self.check = check or _PARSERS.get(kind, _key_value)
+        self.check = check or _PARSERS.get(kind, str)
         self.default = default
         self.implied = "true" if kind == "bool" else implied
         self.hidden = hidden
@@ -236,7 +239,8 @@ def parse(
     flags = list(flags)
     by_name = {flag.name: flag for flag in flags}
     by_short = {flag.short: flag for flag in flags if flag.short}
-    options, rest = Options(flags), []
+    options = Options(flags)
+    rest: list[str] = []
     queue = iter(words)
     for word in queue:
         if word == "--":

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def parse_or_64(text: str) -> Template:
+def parse_or_64(text: str, name: str = "") -> Template:
     """A format; CommandError with Docker's exit status 64 if it is none."""
     try:
-        return Template("{{json .}}" if text == "json" else text)
+        return Template("{{json .}}" if text == "json" else text, name)
     except TemplateError as error:
         raise CommandError(f"template parsing error: {error}", 64)
 

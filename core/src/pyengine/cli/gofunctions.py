@@ -109,7 +109,7 @@ def _index(value: Any, *keys: Any) -> Any:
             if isinstance(key, bool) or not isinstance(key, int):
                 raise GoError(f"cannot index slice/array with type {type_name(key)}")
             if not 0 <= key < len(value):
-                raise GoError(f"reflect: slice index out of range: {key}")
+                raise GoError(f"index out of range: {key}")
             value = value[key] if isinstance(value, list) else value.encode()[key]
         else:
             raise GoError(f"can't index item of type {type_name(value)}")
@@ -228,7 +228,8 @@ def _println(*values: Any) -> str:
     return " ".join(display(value) for value in values) + "\n"
 
 
-def _string(value: Any, function: str) -> str:
+def _text(value: Any) -> str:
+    """A piped value where a string is needed; others were checked by ``PARAMETERS``."""
     if not isinstance(value, str):
         raise GoError(f"wrong type for value; expected string; got {type_name(value)}")
     return value
@@ -245,7 +246,7 @@ def _join(values: Any, separator: str) -> str:
 
 
 def _title(text: str) -> str:
-    return re.sub(r"\b\w", lambda match: match[0].upper(), _string(text, "title"))
+    return re.sub(r"\b\w", lambda match: match[0].upper(), _text(text))
 
 
 def _pad(text: str, before: int, after: int) -> str:
@@ -281,19 +282,31 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "slice": _slice,
     "len": _len,
     "print": _print,
-    "printf": lambda pattern, *values: sprintf(_string(pattern, "printf"), *values),
+    "printf": lambda pattern, *values: sprintf(_text(pattern), *values),
     "println": _println,
     "html": _html,
     "js": lambda *values: to_json(_print(*values))[1:-1],
     "urlquery": _urlquery,
     "json": to_json,
-    "split": lambda text, separator: _string(text, "split").split(separator),
+    "split": lambda text, separator: _text(text).split(separator),
     "join": _join,
     "title": _title,
-    "lower": lambda text: _string(text, "lower").lower(),
-    "upper": lambda text: _string(text, "upper").upper(),
+    "lower": lambda text: _text(text).lower(),
+    "upper": lambda text: _text(text).upper(),
     "pad": _pad,
     "truncate": _truncate,
+}
+
+# Types that Go checks before the call; the error then points at the argument.
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "lower": ("string",),
+    "upper": ("string",),
+    "title": ("string",),
+    "split": ("string", "string"),
+    "join": ("any", "string"),
+    "pad": ("string", "int", "int"),
+    "truncate": ("string", "int"),
+    "printf": ("string",),
 }
 
 # In a table's heading the columns' names must come through untouched.

@@ -39,7 +39,8 @@ _TOKEN = re.compile(
   | (?P<comment>/\*.*?\*/)
   | (?P<string>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
   | (?P<char>'(?:[^'\\\n]|\\.)+')
-  | (?P<number>[+-]?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|\d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+))
+  | (?P<number>[+-]?(?: 0[xX][0-9a-fA-F_]+ | 0[bB][01_]+ | 0[oO][0-7_]+
+                      | \d[\d_]*(?:\.\d*)?(?:[eE][+-]?\d+)? | \.\d+))
   | (?P<declare>:=)
   | (?P<variable>\$[\w]*)
   | (?P<field>\.[^\W\d]\w*)
@@ -143,6 +144,11 @@ class _Parser:
                 break
             else:
                 position += 1
+        rest = source[start:].rstrip()
+        if rest.endswith("."):
+            raise self._fail('illegal number syntax: "."', start)
+        if rest.endswith("}"):
+            raise self._fail("bad character U+007D '}'", start)
         raise self._fail("unclosed action", start)
 
     def parse(self) -> list[Any]:
@@ -381,8 +387,6 @@ class _Execution:
         line_start = self._source.rfind("\n", 0, node.position) + 1
         line = self._source.count("\n", 0, node.position) + 1
         shown = str(node) if isinstance(node, _Pipe) else node.text
-        if len(shown) > 20:
-            shown = shown[:20] + "..."
         where = f"{self._template.name}:{line}:{node.position - line_start}"
         return TemplateError(
             f'template: {where}: executing "{self._template.name}" at <{shown}>: {message}'
@@ -479,6 +483,8 @@ class _Execution:
             return self._call(first, rest, dot, final)
         if first.kind in ("field", "variable", "chain"):
             return self._evaluate(first, dot, rest, final)
+        if first.kind == "nil":
+            raise self._fail(first, "nil is not a command")
         if rest or final:
             raise self._fail(first, f"can't give argument to non-function {first.text}")
         return self._evaluate(first, dot, [], [])
@@ -486,13 +492,27 @@ class _Execution:
     def _call(self, node: Node, arguments: list[Node], dot: Any, final: list[Any]) -> Any:
         if node.text in ("and", "or"):
             return self._short_circuit(node, arguments, dot, final)
-        values = [self._argument(argument, dot) for argument in arguments] + final
+        values = [self._argument(argument, dot) for argument in arguments]
+        self._check_types(node.text, arguments, values)
+        values += final
+        whole = " ".join([node.text, *(argument.text for argument in arguments)])
+        call = Node("function", node.position, whole)
         try:
             return self._functions[node.text](*values)
         except GoError as error:
-            raise self._fail(node, f"error calling {node.text}: {error}")
+            raise self._fail(call, f"error calling {node.text}: {error}")
         except TypeError:
-            raise self._fail(node, f"wrong number of args for {node.text}: got {len(values)}")
+            raise self._fail(call, f"wrong number of args for {node.text}: got {len(values)}")
+
+    def _check_types(self, name: str, arguments: list[Node], values: list[Any]) -> None:
+        wanted = gofunctions.PARAMETERS.get(name, ())
+        for kind, argument, value in zip(wanted, arguments, values, strict=False):
+            if kind == "any" or type_name(value) == kind:
+                continue
+            if argument.kind == "constant":
+                raise self._fail(argument, f"expected {kind}; found {argument.text}")
+            found = type_name(value)
+            raise self._fail(argument, f"wrong type for value; expected {kind}; got {found}")
 
     def _short_circuit(self, node: Node, arguments: list[Node], dot: Any, final: list[Any]) -> Any:
         if not arguments and not final:
@@ -568,4 +588,5 @@ class _Execution:
             return NO_VALUE
         if value is None or value is NO_VALUE:
             raise self._fail(node, f"nil pointer evaluating {type_name(value)}.{name}")
-        raise self._fail(node, f"can't evaluate field {name} in type {type_name(value)}")
+        kind = "interface {}" if self._missing_is_error else type_name(value)
+        raise self._fail(node, f"can't evaluate field {name} in type {kind}")

@@ -28,6 +28,7 @@ class Struct(dict[str, "Any"]):
     """A Go struct: its fields are known, so one that it lacks is an error."""
 
     type_name = "struct"
+    text = ""
 
 
 class Row:
@@ -165,6 +166,8 @@ def structured(value: Any, name: str = "", parent: str = "", type_name: str = ""
             for key, zero in _OPTIONAL.get(name, {}).items():
                 fields.setdefault(key, zero)
         fields.type_name = type_name or f"*{name or 'struct'}"
+        if parent == "Ulimits":
+            fields.text = f"{value.get('Name')}={value.get('Soft')}:{value.get('Hard')}"
         return fields
     if isinstance(value, list):
         return [structured(item, "", name) for item in value]
@@ -212,7 +215,7 @@ def display(value: Any) -> str:
     if isinstance(value, float):
         return _float(value)
     if isinstance(value, Struct):
-        return "{" + " ".join(display(item) for item in value.values()) + "}"
+        return value.text or "{" + " ".join(display(item) for item in value.values()) + "}"
     if isinstance(value, dict):
         return "map[" + " ".join(f"{key}:{display(value[key])}" for key in sorted(value)) + "]"
     if isinstance(value, list):
@@ -227,13 +230,18 @@ def _float(value: float) -> str:
     text = repr(value)
     if "e" in text:
         mantissa, _, exponent = text.partition("e")
-        return f"{mantissa}e{exponent[0] if exponent[0] in '+-' else '+'}{exponent.lstrip('+-').zfill(2)}"
+        power = int(exponent)
+        return f"{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"
     return text
 
 
 def to_json(value: Any) -> str:
-    """Go's encoding without HTML escapes: maps sorted by key, structs in their order."""
-    return json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False)
+    """Go's encoding: maps sorted by key, structs in their order; rows with HTML escapes."""
+    text = json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False)
+    if isinstance(value, Row):
+        for char in "<>&":
+            text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -111,8 +111,8 @@ def _ssh(destination: str) -> socket.socket:
     with theirs:
         subprocess.Popen(
             ["ssh", *(["-p", port] if port else []), "--", host, "docker", "system", "dial-stdio"],
-            stdin=theirs,
-            stdout=theirs,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
             start_new_session=True,
         )
     return ours

@@ -178,19 +178,12 @@ def network(text: str) -> dict[str, Any]:
     return out
 
 
-def volume(spec: str) -> tuple[str, str]:
-    """One ``-v``: ("bind", spec with an absolute source) or ("anonymous", path); ValueError."""
-    if not spec:
-        raise ValueError("invalid empty volume spec")
-    if len(spec) <= 2:
-        return "anonymous", spec
-    parts = spec.split(":")
-    if "" in parts:
-        raise ValueError(f"invalid spec: {spec}: empty section between colons")
-    if len(parts) > 3:
-        raise ValueError(f"invalid spec: {spec}: too many colons")
-    if len(parts) == 1:
-        return "anonymous", spec
-    if parts[0].startswith("."):
-        parts[0] = os.path.abspath(parts[0])
-    return "bind", ":".join(parts)
+def bind(spec: str) -> str:
+    """One ``-v`` with a relative source made absolute; empty if it is an anonymous volume.
+
+    The engine judges the rest: it knows which modes there are.
+    """
+    source, colon, rest = spec.partition(":")
+    if not colon or not source or len(spec) <= 2:
+        return ""
+    return f"{os.path.abspath(source) if source.startswith('.') else source}:{rest}"

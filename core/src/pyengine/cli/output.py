@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from pyengine.cli.http import Response
 
 
-def write_stream(request: Callable[[], Response], path: str, refusal: str) -> None:
+def write_stream(request: Callable[[], Response], path: str, failure: str, refusal: str) -> None:
     """Send the request and write its body to ``path``, or to standard output without one.
 
-    A file appears only when it is complete. CommandError with ``refusal`` for a terminal.
+    A file appears only when it is complete. CommandError beginning with ``failure``, or
+    ``refusal`` for a terminal.
     """
     if not path:
         if sys.stdout.isatty():
@@ -28,7 +29,8 @@ def write_stream(request: Callable[[], Response], path: str, refusal: str) -> No
         return
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
-        raise CommandError(f'invalid output path: directory "{folder}" does not exist')
+        words = "no such file or directory"
+        raise CommandError(f"{failure}: invalid output path: stat {folder}: {words}")
     response = request()
     partial = f"{path}.part-{os.getpid()}"
     try:
@@ -37,7 +39,7 @@ def write_stream(request: Callable[[], Response], path: str, refusal: str) -> No
                 file.write(piece)
         os.replace(partial, path)
     except OSError as error:
-        raise CommandError(f"failed to write {path}: {error.strerror}")
+        raise CommandError(f"{failure}: write {path}: {str(error.strerror).lower()}")
     finally:
         if os.path.exists(partial):
             os.unlink(partial)

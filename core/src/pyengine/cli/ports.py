@@ -82,7 +82,8 @@ def parse_expose(text: str) -> list[str]:
     try:
         first, last = _range(ports)
     except ValueError:
-        raise ValueError(f"invalid range format for --expose: {text}, error: invalid port")
+        words = f'strconv.ParseUint: parsing "{ports}": invalid syntax'
+        raise ValueError(f"invalid range format for --expose: {text}, error: {words}")
     return [f"{port}/{protocol or 'tcp'}" for port in range(first, last + 1)]
 
 

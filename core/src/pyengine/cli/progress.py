@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyengine.cli import units
+from pyengine.cli import reference, units
 from pyengine.cli.client import Client, CommandError, json_lines
 
 TYPE_CHECKING = False
@@ -58,19 +58,9 @@ def _print(message: dict[str, Any], out: TextIO, terminal: bool, lines: dict[str
             out.write("\n")
         up = len(lines) - lines[identity]
         out.write(f"\x1b[{up}A\r\x1b[2K{text}\x1b[{up}B\r")
-    elif terminal or not message.get("progressDetail"):
-        if text:
-            out.write(text + "\n")
+    elif text and (terminal or not message.get("progressDetail")):
+        out.write(text + "\n")
     out.flush()
-
-
-def split_reference(image: str) -> tuple[str, str]:
-    """Name and tag (or digest) of an image reference; ``latest`` where there is none."""
-    if "@" in image:
-        name, _, digest = image.partition("@")
-        return name, digest
-    name, colon, tag = image.rpartition(":")
-    return (name, tag) if colon and "/" not in tag else (image, "latest")
 
 
 def show_pull(
@@ -84,6 +74,6 @@ def show_pull(
     headers: dict[str, str] | None = None,
 ) -> None:
     """Pull an image and show how it goes; CommandError if it fails."""
-    name, tag = split_reference(image)
-    query = {"fromImage": name, "tag": "" if all_tags else tag, "platform": platform}
+    name, tag = reference.split(image)
+    query = {"fromImage": name, "tag": "" if all_tags else tag or "latest", "platform": platform}
     show(client.open("POST", "/images/create", query, headers=headers), None if quiet else out)

@@ -53,36 +53,16 @@ COMMANDS: dict[str, str] = {
 }
 COMMON = ("run", "exec", "ps", "pull", "push", "images", "version", "info", "daemon", "drivers")
 
+_CONTAINER_WORDS = (
+    *("attach", "commit", "cp", "create", "diff", "exec", "export", "kill", "logs", "pause"),
+    *("port", "rename", "restart", "rm", "run", "start", "stats", "stop", "top", "unpause"),
+    *("update", "wait"),
+)
+
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "container": (
         "Manage containers",
-        {
-            word: COMMANDS[word]
-            for word in [
-                "attach",
-                "commit",
-                "cp",
-                "create",
-                "diff",
-                "export",
-                "kill",
-                "logs",
-                "pause",
-                "port",
-                "rename",
-                "restart",
-                "rm",
-                "run",
-                "start",
-                "stats",
-                "stop",
-                "top",
-                "unpause",
-                "update",
-                "wait",
-                "exec",
-            ]
-        }
+        {word: COMMANDS[word] for word in _CONTAINER_WORDS}
         | {
             "inspect": "inspect:container_inspect",
             "ls": "ps:ps",

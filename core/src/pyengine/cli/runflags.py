@@ -23,7 +23,7 @@ def _ip(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text.strip()))
     except ValueError:
-        raise ValueError(f"{text} is not an ip address")
+        raise ValueError(f"IP address is not correctly formatted: {text}")
 
 
 def _extra_host(text: str) -> str:
@@ -129,23 +129,10 @@ def _throttle(bytes_: bool) -> Any:
     return parse
 
 
-_ULIMITS = [
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-]
+_ULIMITS = frozenset(
+    {"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc"}
+    | {"rss", "rtprio", "rttime", "sigpending", "stack"}
+)
 
 
 def ulimit(text: str) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from pyengine.cli.client import Client, CommandError, quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterator
 
     from pyengine.cli.http import Response
@@ -276,14 +275,8 @@ class Attachment:
         while True:
             try:
                 data = self._stream.recv(_CHUNK)
-            except (BlockingIOError, InterruptedError):
-                return True
-            except ConnectionResetError:
-                return False
             except OSError as error:
-                if _would_block(error):
-                    return True
-                return False
+                return _would_block(error)
             if not data:
                 return False
             self._emit(data)
@@ -305,23 +298,17 @@ class Attachment:
     def _close_write(self) -> bool:
         """End our direction only: the container reads end of file, its output still comes."""
         unwrap = getattr(self._stream, "unwrap", None)
-        try:
+        # A peer that is gone already shows as the end of the output. On a non-blocking TLS
+        # stream unwrap sends close_notify and does not wait for the peer's; reading goes on.
+        with contextlib.suppress(OSError):
             if unwrap is None:
                 self._stream.shutdown(socket.SHUT_WR)
             else:
-                # On a non-blocking TLS stream this sends close_notify and does not wait for
-                # the peer's; reading goes on.
                 unwrap()
-        except OSError as error:
-            if not _would_block(error) and not isinstance(error, OSError):
-                raise
         return True
 
 
 def _would_block(error: OSError) -> bool:
-    if isinstance(error, BlockingIOError):
-        return True
-    if "ssl" not in sys.modules:
-        return False
-    module: ssl = sys.modules["ssl"]  # type: ignore[valid-type]
-    return isinstance(error, (module.SSLWantReadError, module.SSLWantWriteError))  # type: ignore[attr-defined]
+    """Whether a non-blocking stream only asks to try again, TLS streams included."""
+    names = ("BlockingIOError", "SSLWantReadError", "SSLWantWriteError")
+    return type(error).__name__ in names

@@ -93,7 +93,7 @@ def parse_format(text: str) -> Template:
     try:
         return Template(text)
     except TemplateError as error:
-        raise CommandError(f"template parsing error: {error}", 1)
+        raise CommandError(f"template parsing error: {error}")
 
 
 def render(format: str, rows: Iterable[Row], headers: dict[str, str]) -> str:
@@ -105,7 +105,7 @@ def render(format: str, rows: Iterable[Row], headers: dict[str, str]) -> str:
             return "".join(line + "\n" for line in lines)
         heading = template.execute(Header(headers), functions=gofunctions.HEADER_FUNCTIONS)
     except TemplateError as error:
-        raise CommandError(f"failed to execute template: {error}", 1)
+        raise CommandError(f"template parsing error: {error}")
     return align("".join(line + "\n" for line in [heading, *lines]))
 
 

@@ -32,6 +32,7 @@ def export(session: Session, options: Options, arguments: list[str]) -> None:
     write_stream(
         lambda: session.client.open("GET", f"/containers/{quote(arguments[0])}/export"),
         options["output"],
+        "failed to export container",
         "cowardly refusing to save to a terminal. Use the -o flag or redirect",
     )
 
@@ -169,7 +170,7 @@ def _extract(archive: tarfile.TarFile, source: str, target: str, contents_only: 
             f"invalid output path: directory {os.path.dirname(target)} does not exist"
         )
     for member in archive:
-        first, _, rest = member.name.partition("/")
+        _, _, rest = member.name.partition("/")
         if into and not contents_only:
             name, folder = member.name, target
         elif rest or (into and contents_only):
@@ -179,8 +180,6 @@ def _extract(archive: tarfile.TarFile, source: str, target: str, contents_only: 
                 os.path.basename(os.path.abspath(target)),
                 os.path.dirname(os.path.abspath(target)),
             )
-        if not into and not rest and not member.isdir():
-            first = name
         member.name = name
         # The archive comes from a container: it may not reach outside the target.
         archive.extract(member, folder, filter="tar")

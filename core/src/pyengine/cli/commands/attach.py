@@ -19,11 +19,11 @@ def _running(client: Client, name: str) -> dict[str, Any]:
     found: dict[str, Any] = client.get(f"/containers/{quote(name)}/json")
     state = found["State"]
     if not state["Running"]:
-        raise CommandError("cannot attach to a stopped container, start it first")
+        raise CommandError("You cannot attach to a stopped container, start it first")
     if state["Paused"]:
-        raise CommandError("cannot attach to a paused container, unpause it first")
+        raise CommandError("You cannot attach to a paused container, unpause it first")
     if state["Restarting"]:
-        raise CommandError("cannot attach to a restarting container, wait until it is running")
+        raise CommandError("You cannot attach to a restarting container, wait until it is running")
     return found
 
 

@@ -78,7 +78,7 @@ def events(session: Session, options: Options, _: list[str]) -> None:
         try:
             query[name] = units.api_timestamp(options[name])
         except ValueError as error:
-            raise CommandError(f'invalid value for "{name}": {error}')
+            raise CommandError(str(error))
     response = session.client.open("GET", "/events", query)
     if whole:
         for raw in response.lines():

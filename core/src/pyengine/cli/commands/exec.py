@@ -31,9 +31,9 @@ from pyengine.cli.session import Session
 )
 def exec_command(session: Session, options: Options, arguments: list[str]) -> int:
     try:
-        variables = read_files(options["env-file"], "--env-file", from_environment=True)
+        variables = read_files(options["env-file"], from_environment=True)
     except ValueError as error:
-        raise CommandError(str(error).removeprefix("--env-file: "))
+        raise CommandError(str(error))
     client = session.client
     container = f"/containers/{quote(arguments[0])}"
     keys = session.detach_keys(options["detach-keys"])

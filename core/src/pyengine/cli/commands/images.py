@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from pyengine.cli import table, units
+from pyengine.cli import reference, table, units
 from pyengine.cli.client import ApiError, CommandError, filters, quote
 from pyengine.cli.flags import Flag, Options, command
 from pyengine.cli.govalues import Row
@@ -31,6 +31,7 @@ class ImageRow(Row):
         "CreatedSince": "CREATED",
         "CreatedAt": "CREATED AT",
         "Size": "SIZE",
+        "VirtualSize": "SIZE",
         "Containers": "CONTAINERS",
         "SharedSize": "SHARED SIZE",
         "UniqueSize": "UNIQUE SIZE",
@@ -64,6 +65,9 @@ class ImageRow(Row):
     def Size(self) -> str:
         return units.human_size(self._i["Size"], 3)
 
+    def VirtualSize(self) -> str:
+        return units.human_size(self._i.get("VirtualSize") or self._i["Size"])
+
     def Containers(self) -> str:
         count = self._i.get("Containers", -1)
         return "N/A" if count == -1 else str(count)
@@ -85,20 +89,20 @@ def image_rows(image: dict[str, Any], trunc: bool, digests: bool) -> Iterator[Im
     """A row per tag (per tag and digest with ``digests``), and one for each untagged digest."""
     tags: dict[str, list[str]] = {}
     by_digest: dict[str, list[str]] = {}
-    for reference in image.get("RepoTags") or []:
-        if reference != "<none>:<none>":
-            name, _, tag = reference.rpartition(":")
+    for tagged in image.get("RepoTags") or []:
+        if tagged != "<none>:<none>":
+            name, _, tag = tagged.rpartition(":")
             tags.setdefault(_familiar(name), []).append(tag)
-    for reference in image.get("RepoDigests") or []:
-        if reference != "<none>@<none>":
-            name, _, digest = reference.partition("@")
+    for digested in image.get("RepoDigests") or []:
+        if digested != "<none>@<none>":
+            name, _, digest = digested.partition("@")
             by_digest.setdefault(_familiar(name), []).append(digest)
     if not tags and not by_digest:
         yield ImageRow(image, "<none>", "<none>", "<none>", trunc)
     for name, names in tags.items():
-        known = by_digest.pop(name, []) if digests else by_digest.pop(name, []) and []
+        known = by_digest.pop(name, [])
         for tag in names:
-            for digest in known or ["<none>"]:
+            for digest in (known if digests else None) or ["<none>"]:
                 yield ImageRow(image, name, tag, digest, trunc)
     for name, left in by_digest.items():
         for digest in left if digests else [""]:
@@ -299,6 +303,7 @@ def save(session: Session, options: Options, names: list[str]) -> None:
     write_stream(
         lambda: session.client.open("GET", "/images/get", {"names": names}),
         options["output"],
+        "failed to save image",
         "cowardly refusing to save to a terminal. Use the -o flag or redirect",
     )
 
@@ -313,10 +318,14 @@ def tag(session: Session, _: Options, arguments: list[str]) -> None:
     source, target = arguments
     if "@" in target:
         raise CommandError("refusing to create a tag with a digest reference")
-    name, colon, label = target.rpartition(":")
-    if not colon or "/" in label:
-        name, label = target, "latest"
-    session.client.post(f"/images/{quote(source)}/tag", {"repo": name, "tag": label})
+    try:
+        reference.check(target)
+    except ValueError as error:
+        raise CommandError(
+            f'Error parsing reference: "{target}" is not a valid repository/tag: {error}'
+        )
+    name, label = reference.split(target)
+    session.client.post(f"/images/{quote(source)}/tag", {"repo": name, "tag": label or "latest"})
 
 
 @command(

@@ -154,6 +154,10 @@ def info(session: Session, options: Options, _: list[str]) -> None:
             "ServerErrors": errors,
             "ClientInfo": {"Debug": False, **client, "Plugins": [], "Warnings": []},
         }
-        sys.stdout.write(formatting.execute_typed(template, whole, "system.dockerInfo") + "\n")
+        try:
+            sys.stdout.write(formatting.execute_typed(template, whole, "system.dockerInfo"))
+        finally:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
     if failure is not None:
         raise failure

@@ -13,6 +13,7 @@ from pyengine.cli.session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
     from typing import Any
 
 
@@ -96,18 +97,25 @@ def ls(session: Session, options: Options, _: list[str]) -> None:
     table.show(format, rows, NetworkRow.HEADERS)
 
 
+def _network(text: str) -> IPv4Network | IPv6Network | None:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
 def ipam_pools(options: Options) -> list[dict[str, Any]]:
     """Subnets with the range, gateway and auxiliary addresses that lie in each; CommandError."""
     import ipaddress
 
-    try:
-        subnets = [ipaddress.ip_network(text, strict=False) for text in options["subnet"]]
-    except ValueError as error:
-        raise CommandError(f"invalid subnet: {error}")
+    # What is no subnet at all the engine refuses, in its own words.
+    subnets = [_network(text) for text in options["subnet"]]
     pools: list[dict[str, Any]] = [{"Subnet": text} for text in options["subnet"]]
     for first, one in enumerate(subnets):
         for other in subnets[first + 1 :]:
-            if one.version == other.version and one.overlaps(other):
+            if one and other and one.version == other.version and one.overlaps(other):
                 raise CommandError("multiple overlapping subnet configuration is not supported")
 
     def pool_of(address: str, words: str) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def ipam_pools(options: Options) -> list[dict[str, Any]]:
         except ValueError:
             raise CommandError(f"invalid {words}: {address}")
         for subnet, pool in zip(subnets, pools, strict=True):
-            if found in subnet:
+            if subnet and found in subnet:
                 return pool
         raise CommandError(f"no matching subnet for {words} {address}")
 
@@ -159,10 +167,6 @@ def ipam_pools(options: Options) -> list[dict[str, Any]]:
     creates=True,
 )
 def create(session: Session, options: Options, arguments: list[str]) -> None:
-    if options["config-only"] and options["config-from"]:
-        raise CommandError(
-            "conflicting options: cannot specify both --config-only and --config-from"
-        )
     body: dict[str, Any] = {
         "Name": arguments[0],
         "Driver": options["driver"],

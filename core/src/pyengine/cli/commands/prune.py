@@ -27,11 +27,10 @@ def confirm(question: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def _ask(options: Options, what: str, effect: str) -> None:
-    if options["force"]:
+def _ask(options: Options, effect: str) -> None:
+    if options["force"] or confirm(f"WARNING! {effect}\nAre you sure you want to continue?"):
         return
-    if not confirm(f"WARNING! {effect}\nAre you sure you want to continue?"):
-        raise CommandError(f"{what} prune has been cancelled")
+    raise CommandError(code=0)
 
 
 def _containers(client: Client, wanted: Any) -> tuple[str, int]:
@@ -73,7 +72,7 @@ def _print(text: str) -> None:
 @command("[OPTIONS]", "Remove all stopped containers", [_FILTER, _FORCE], at_most=0)
 def container_prune(session: Session, options: Options, _: list[str]) -> None:
     wanted = filters(options["filter"])
-    _ask(options, "container", "This will remove all stopped containers.")
+    _ask(options, "This will remove all stopped containers.")
     text, space = _containers(session.client, wanted)
     _print(text)
     print("Total reclaimed space:", units.human_size(space))
@@ -90,7 +89,7 @@ def image_prune(session: Session, options: Options, _: list[str]) -> None:
     wanted["dangling"] = {"false" if options["all"] else "true": True}
     which = "images without at least one container associated to them"
     effect = f"This will remove all {which if options['all'] else 'dangling images'}."
-    _ask(options, "image", effect)
+    _ask(options, effect)
     text, space = _images(session.client, wanted)
     _print(text)
     print("Total reclaimed space:", units.human_size(space))
@@ -101,7 +100,6 @@ def network_prune(session: Session, options: Options, _: list[str]) -> None:
     wanted = filters(options["filter"])
     _ask(
         options,
-        "network",
         "This will remove all custom networks not used by at least one container.",
     )
     text, _space = _networks(session.client, wanted)
@@ -126,7 +124,7 @@ def volume_prune(session: Session, options: Options, _: list[str]) -> None:
         wanted["all"] = {"true": True}
     which = "local" if options["all"] else "anonymous"
     effect = f"This will remove {which} volumes not used by at least one container."
-    _ask(options, "volume", effect)
+    _ask(options, effect)
     text, space = _volumes(session.client, wanted)
     _print(text)
     print("Total reclaimed space:", units.human_size(space))
@@ -154,7 +152,7 @@ def system_prune(session: Session, options: Options, _: list[str]) -> None:
         else "all dangling images"
     )
     listing = "".join(f"  - {effect}\n" for effect in effects)
-    _ask(options, "system", f"This will remove:\n{listing}")
+    _ask(options, f"This will remove:\n{listing}")
     client, total = session.client, 0
     image_filters = {**wanted, "dangling": {"false" if options["all"] else "true": True}}
     steps = [(_containers, wanted), (_networks, wanted)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from pyengine.cli import table, units
-from pyengine.cli.client import filters
+from pyengine.cli.client import CommandError, filters
 from pyengine.cli.flags import Flag, Options, command
 from pyengine.cli.gofunctions import quote
+from pyengine.cli.gotemplate import TemplateError
 from pyengine.cli.govalues import Row
 from pyengine.cli.ports import displayable
 from pyengine.cli.session import Session
@@ -44,6 +45,7 @@ class ContainerRow(Row):
         "Mounts": "MOUNTS",
         "LocalVolumes": "LOCAL VOLUMES",
         "Networks": "NETWORKS",
+        "Platform": "PLATFORM",
     }
     METHODS = ("Label",)
     type_name = "*formatter.ContainerContext"
@@ -115,6 +117,26 @@ class ContainerRow(Row):
         settings = self._c.get("NetworkSettings") or {}
         return ",".join(settings.get("Networks") or {})
 
+    def Platform(self) -> str | None:
+        platform = (self._c.get("ImageManifestDescriptor") or {}).get("platform")
+        if not platform:
+            return None
+        parts = (platform.get("os"), platform.get("architecture"), platform.get("variant"))
+        return "/".join(part for part in parts if part)
+
+
+def _check(format: str) -> None:
+    """Refuse a bad format before asking the engine, in the words that ``ps`` alone has."""
+    try:
+        template = table.parse_format(format)
+    except CommandError as error:
+        raise CommandError(str(error).replace("template parsing error", "failed to parse template"))
+    empty = {"Id": "", "Created": 0, "ImageID": "-"}
+    try:
+        template.execute(ContainerRow(empty, True, 0))
+    except TemplateError as error:
+        raise CommandError(f"failed to execute template: {error}")
+
 
 @command(
     "[OPTIONS]",
@@ -141,6 +163,7 @@ def ps(session: Session, options: Options, _: list[str]) -> None:
     if options["quiet"]:
         given = ""
     format = table.choose_format(given, default, options["quiet"])
+    _check(format)
     limit = 1 if options["latest"] and options["last"] == -1 else options["last"]
     query = {
         "all": options["all"],

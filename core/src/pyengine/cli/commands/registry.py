@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pyengine.cli import progress
+from pyengine.cli import progress, reference
 from pyengine.cli.client import CommandError, quote
 from pyengine.cli.flags import Flag, Options, command
 from pyengine.cli.session import Session
@@ -33,6 +33,14 @@ def credentials(session: Session, image: str) -> dict[str, str]:
     return {"X-Registry-Auth": encoded}
 
 
+def _split(image: str) -> tuple[str, str]:
+    try:
+        reference.check(image)
+    except ValueError as error:
+        raise CommandError(str(error))
+    return reference.split(image)
+
+
 @command(
     "[OPTIONS] NAME[:TAG|@DIGEST]",
     "Download an image from a registry",
@@ -55,12 +63,11 @@ def credentials(session: Session, image: str) -> dict[str, str]:
 )
 def pull(session: Session, options: Options, arguments: list[str]) -> None:
     image = arguments[0]
-    name, tag = progress.split_reference(image)
-    tagged = image != name
-    if options["all-tags"] and tagged:
+    name, tag = _split(image)
+    if options["all-tags"] and tag:
         raise CommandError("tag can't be used with --all-tags/-a")
-    if not tagged and not options["all-tags"] and not options["quiet"]:
-        print(f"Using default tag: {tag}", flush=True)
+    if not tag and not options["all-tags"] and not options["quiet"]:
+        print("Using default tag: latest", flush=True)
     progress.show_pull(
         session.client,
         image,
@@ -70,11 +77,10 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
         all_tags=options["all-tags"],
         headers=credentials(session, image),
     )
-    whole = name if "/" in name else f"library/{name}"
-    first = whole.partition("/")[0]
-    if not ("." in first or ":" in first or first == "localhost"):
-        whole = f"docker.io/{whole}"
-    print(f"{whole}{'@' if '@' in image else ':'}{tag}" if not options["all-tags"] else whole)
+    whole = reference.normalize(name)
+    if not options["all-tags"]:
+        whole += f"{'@' if '@' in image else ':'}{tag or 'latest'}"
+    print(whole)
 
 
 @command(
@@ -93,13 +99,14 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
 )
 def push(session: Session, options: Options, arguments: list[str]) -> None:
     image = arguments[0]
-    name, tag = progress.split_reference(image)
+    name, tag = _split(image)
     if options["all-tags"]:
-        if image != name:
+        if tag:
             raise CommandError("tag can't be used with --all-tags/-a")
-        tag = ""
-    elif image == name and not options["quiet"]:
-        print(f"Using default tag: {tag}", flush=True)
+    elif not tag:
+        tag = "latest"
+        if not options["quiet"]:
+            print("Using default tag: latest", flush=True)
     headers = credentials(session, image) or {"X-Registry-Auth": "e30="}
     response = session.client.open(
         "POST", f"/images/{quote(name)}/push", {"tag": tag}, headers=headers

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-from pyengine.cli import containerconfig, streams
+from pyengine.cli import containerconfig, reference, streams
 from pyengine.cli.client import ApiError, Client, CommandError, NoEngine, quote
 from pyengine.cli.flags import Options, command
 from pyengine.cli.runflags import CREATE_FLAGS, RUN_FLAGS
@@ -15,6 +15,7 @@ from pyengine.cli.session import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from pyengine.cli.http import Response
@@ -49,13 +50,14 @@ def _pull_choice(options: Options, word: str) -> None:
 
 def _body(options: Options, arguments: list[str], word: str) -> dict[str, Any]:
     try:
+        reference.check(arguments[0])
         return containerconfig.build(options, arguments[0], arguments[1:])
     except ValueError as error:
         raise RunError(str(error), word)
 
 
 @contextlib.contextmanager
-def _id_file(path: str) -> Any:
+def _id_file(path: str) -> Iterator[Callable[[str], None]]:
     """The file of ``--cidfile``, taken before the container exists and gone if none came."""
     if not path:
         yield lambda _: None
@@ -64,25 +66,24 @@ def _id_file(path: str) -> Any:
         raise CommandError(
             f"container ID file found, make sure the other container isn't running or delete {path}"
         )
+    written = False
+
+    def write(identity: str) -> None:
+        nonlocal written
+        with open(path, "w", encoding="ascii") as file:
+            file.write(identity)
+        written = True
+
     try:
-        file = open(path, "w", encoding="ascii")
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
     except OSError as error:
-        raise CommandError(
-            f"failed to create the container ID file: open {path}: {str(error.strerror).lower()}"
-        )
-    with file:
-        yield file.write
-        written = file.tell() > 0
-    if not written:
-        os.unlink(path)
-
-
-def familiar(image: str) -> str:
-    """The name as people write it, with its tag."""
-    image = image.removeprefix("docker.io/").removeprefix("library/")
-    if "@" not in image and ":" not in image.rpartition("/")[2]:
-        image += ":latest"
-    return image
+        words = str(error.strerror).lower()
+        raise CommandError(f"failed to create the container ID file: open {path}: {words}")
+    try:
+        yield write
+    finally:
+        if not written:
+            os.unlink(path)
 
 
 def _pull(client: Client, options: Options, image: str) -> None:
@@ -107,7 +108,9 @@ def create_container(client: Client, options: Options, body: dict[str, Any]) -> 
             if error.status != 404 or options["pull"] not in ("missing", "") or is_id:
                 raise
             if not options["quiet"]:
-                print(f"Unable to find image '{familiar(image)}' locally", file=sys.stderr)
+                print(
+                    f"Unable to find image '{reference.familiar(image)}' locally", file=sys.stderr
+                )
             _pull(client, options, image)
             created = client.post("/containers/create", query, body)
         for warning in created.get("Warnings") or []:
@@ -163,9 +166,7 @@ def run(session: Session, options: Options, arguments: list[str]) -> int:
         raise RunError(str(error), "run")
     if options["detach"]:
         if options["attach"]:
-            raise CommandError(
-                "pyengine: conflicting options: cannot specify both --attach and --detach", 125
-            )
+            raise CommandError("conflicting options: cannot specify both --attach and --detach")
         body.update(AttachStdin=False, AttachStdout=False, AttachStderr=False, StdinOnce=False)
     else:
         streams.check_terminal(body["AttachStdin"], body["Tty"])

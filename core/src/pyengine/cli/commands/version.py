@@ -114,7 +114,7 @@ def version(session: Session, options: Options, _: list[str]) -> int:
     if options["format"]:
         from pyengine.cli.formatting import parse_or_64
 
-        template = parse_or_64(options["format"])
+        template = parse_or_64(options["format"], "version")
     failure: CommandError | None = None
     server: dict[str, Any] | None = None
     api_version = os.environ.get("DOCKER_API_VERSION") or MAX_API
@@ -128,7 +128,11 @@ def version(session: Session, options: Options, _: list[str]) -> int:
     if options["format"]:
         from pyengine.cli.formatting import execute_typed
 
-        sys.stdout.write(execute_typed(template, {"Client": client, "Server": server}) + "\n")
+        try:
+            sys.stdout.write(execute_typed(template, {"Client": client, "Server": server}))
+        finally:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
     else:
         sys.stdout.write(_pretty(client, server))
     if failure is not None:

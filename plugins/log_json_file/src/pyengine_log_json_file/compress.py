@@ -2,8 +2,8 @@
 
 The shim has one thread and must not stall, and a process of its own would have to be reaped; so
 each write compresses a few times its own length of the rotated file. The format is gzip (RFC 1952)
-whose comment field holds the inode of what was compressed: a reader that followed the plain file
-finds its place among the rotated ones by that.
+whose comment field says what was compressed: a reader that followed the plain file finds its place
+among the rotated ones by that.
 """
 
 from __future__ import annotations
@@ -16,6 +16,24 @@ from pyengine.faults import failpoint
 SUFFIX = ".gz"
 _LEAST = 64 * 1024
 _RATIO = 4
+
+
+#: deflate, with a comment, no time, system unknown.
+_HEADER = b"\x1f\x8b\x08\x10\0\0\0\0\0\xff"
+_MARK = b"pyengine-log "
+
+
+def identity(fd: int) -> bytes:
+    """Of a file that will not grow shorter than its first records: inode and how it begins."""
+    begin = os.pread(fd, 256, 0)
+    return _MARK + b"%d %08x" % (os.fstat(fd).st_ino, zlib.crc32(begin))
+
+
+def original(header: bytes) -> bytes:
+    """The identity of what a compressed file was made of, from its first bytes. One that somebody
+    else made is known by them alone."""
+    comment = header[len(_HEADER) :].partition(b"\0")[0]
+    return comment if comment.startswith(_MARK) else header
 
 
 class Compressor:
@@ -34,8 +52,7 @@ class Compressor:
             )
             self._deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
             self._crc = self._length = 0
-            inode = os.fstat(self._source).st_ino
-            self._emit(b"\x1f\x8b\x08\x10\0\0\0\0\0\xff" + b"inode=%d\0" % inode)
+            self._emit(_HEADER + identity(self._source) + b"\0")
         except OSError:
             self.close()
             raise

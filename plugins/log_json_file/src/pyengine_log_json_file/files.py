@@ -6,11 +6,13 @@ import os
 import tempfile
 import zlib
 
+from pyengine_log_json_file.compress import identity, original
+
 _BLOCK = 64 * 1024
 
 
 class LogFile:
-    """One open file. ``inode``: of the plain file, also where this is its compressed copy."""
+    """One open file, plain or the compressed copy of a plain one."""
 
     def __init__(self, fd: int, compressed: bool) -> None:
         self._fd = fd
@@ -18,7 +20,18 @@ class LogFile:
         status = os.fstat(fd)
         #: ns; no record in it is younger.
         self.modified = status.st_mtime_ns
-        self.inode = _original_inode(fd) if compressed else status.st_ino
+        self.inode = status.st_ino
+        self._original = original(os.pread(fd, 128, 0)) if compressed else b""
+
+    def is_same(self, other: LogFile) -> bool:
+        """True if both hold the same records. Both being open, no inode stands for two files; a
+        compressed copy tells inode and beginning of the plain file, whose inode is free again."""
+        if not self._original and not other._original:
+            return self.inode == other.inode
+        return self._identity() == other._identity()
+
+    def _identity(self) -> bytes:
+        return self._original or identity(self._fd)
 
     def descriptor(self) -> int:
         """Of the plain text; a compressed file is expanded when first asked for."""
@@ -54,13 +67,13 @@ class LogFile:
             self._fd = -1
 
 
-def open_all(path: str) -> list[LogFile]:
-    """All files of the log that begins at ``path``, oldest first.
+def open_all(path: str, after: LogFile | None = None) -> list[LogFile]:
+    """The files of the log that begins at ``path``, oldest first; or only those ``after`` one.
 
     A rotation may go on meanwhile. It moves each file to the next higher number, and this walks
-    upwards: so no file is missed, and one that is met twice is known by its inode.
+    upwards: so no file is missed, and one that is met twice is known again.
     """
-    found: dict[int, LogFile] = {}
+    found: list[LogFile] = []
     number, absent = 0, 0
     while absent < 3:
         file = _open(path if number == 0 else f"{path}.{number}")
@@ -69,11 +82,15 @@ def open_all(path: str) -> list[LogFile]:
             absent += 1
             continue
         absent = 0
-        if file.inode in found:
+        if after is not None and file.is_same(after):
+            file.close()
+            break
+        if any(file.is_same(other) for other in found):
             file.close()
         else:
-            found[file.inode] = file
-    return list(reversed(found.values()))
+            found.append(file)
+    found.reverse()
+    return found
 
 
 def _open(path: str) -> LogFile | None:
@@ -84,14 +101,6 @@ def _open(path: str) -> LogFile | None:
         except FileNotFoundError:
             continue
     return None
-
-
-def _original_inode(fd: int) -> int:
-    """From the comment of the gzip header; a file that is not ours is known by its own inode."""
-    header = os.pread(fd, 64, 0)
-    start = header.find(b"inode=")
-    digits = header[start + 6 : header.find(b"\0", start)] if start > 0 else b""
-    return int(digits) if digits.isdigit() else -os.fstat(fd).st_ino
 
 
 def _expand(fd: int) -> int:

@@ -112,9 +112,4 @@ class JsonFileReader(LogReader):
         except FileNotFoundError:
             # In the middle of a rotation, or removed with its container.
             return []
-        files = open_all(self._path)
-        inodes = [file.inode for file in files]
-        cut = inodes.index(current.inode) + 1 if current.inode in inodes else 0
-        for file in files[:cut]:
-            file.close()
-        return files[cut:]
+        return open_all(self._path, after=current)

@@ -183,7 +183,11 @@ class JsonFileWriter(LogWriter):
             self._compressor = None
         failpoint("logging.rotate")
         try:
-            for number in range(files - 1, 0, -1):
+            # A gap, left by a crash in the middle of this, is filled first.
+            last = 0
+            while last < files - 1 and _exists(f"{path}.{last + 1}"):
+                last += 1
+            for number in range(last, 0, -1):
                 for suffix in ("", SUFFIX):
                     old = f"{path}.{number}{suffix}"
                     if number == files - 1:
@@ -206,6 +210,10 @@ class JsonFileWriter(LogWriter):
         self._fd, self._size, self._limit = fd, 0, self._options.size
         if self._options.compress:
             self._compressor = Compressor.resume(path + ".1")
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(path) or os.path.exists(path + SUFFIX)
 
 
 def _quietly(call: Callable[..., None], *names: str) -> None:

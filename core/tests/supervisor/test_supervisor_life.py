@@ -150,7 +150,7 @@ async def test_cancelled_launch_leaves_nothing(bench, until):
     launch = bench.launch("sleep", "100", annotations={"slow-create": "0.3"})
     task = asyncio.create_task(supervisor.launch(launch))
     path = bench.context.run / launch.id
-    await until(path.exists)
+    await until(lambda: path.exists() and path.read_text())
     pid = int(path.read_text())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

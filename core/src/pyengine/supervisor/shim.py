@@ -583,20 +583,19 @@ def main(
 
 
 def _settle(oom_score_adj: int) -> None:
-    """Become a process of its own: session, descriptors, signals, orphans, memory."""
+    """Become a process of its own: descriptors, orphans, memory. The session is new already."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
-    # A shim ends when its container has; whoever wants that earlier says it over the socket.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-            file.write(b"%d" % oom_score_adj)
+        os.write(fd, b"%d" % oom_score_adj)
     except OSError:  # lowering it takes CAP_SYS_RESOURCE
         pass
+    finally:
+        os.close(fd)
     # The zygote's objects are frozen; what is collected from here on is this shim's alone.
     gc.enable()
 

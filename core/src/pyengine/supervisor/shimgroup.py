@@ -9,7 +9,7 @@ from pyengine.errors import EngineError
 from pyengine.faults import failpoint
 from pyengine.linux import cgroups
 
-#: Controllers of version 1 whose accounts tell shims from containers; the rest says nothing of them.
+#: Controllers of version 1 that account for processes; the others have no use for shims.
 _ACCOUNTS = frozenset({"memory", "cpu", "cpuacct", "pids", "name=systemd"})
 
 

@@ -25,10 +25,8 @@ class Title:
         """``comm`` (15 bytes) is the name in short listings, ``title`` the command line."""
         length = self._end - self._start
         if self._start and length > 1:
-            text = title.encode()[: length - 2] + b"\0"
-            ctypes.memset(self._start, 0, length)
-            ctypes.memmove(self._start, text, len(text))
-            ctypes.memset(self._end - 1, 1, 1)
+            text = title.encode()[: length - 2]
+            ctypes.memmove(self._start, text.ljust(length - 1, b"\0") + b"\1", length)
         fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, comm.encode()[:15])

@@ -239,8 +239,10 @@ def main() -> None:
     os.setsid()
     os.umask(0o022)
     os.chdir("/")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # This and the shims end when the daemon or the container does; who wants that earlier says so
+    # over the socket. The runtime gives containers the default dispositions back.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
     set_role("zygote")
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     zygote = Zygote(socket.socket(fileno=SOCKET))

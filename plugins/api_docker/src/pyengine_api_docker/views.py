@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from pyengine.engine.model import (
 from pyengine_api_docker.durations import human
 
 Body = dict[str, Any]
+
+#: A list shows the same times again and again, and reading one costs more than all else in a row.
+_moment = lru_cache(maxsize=4096)(timestamps.parse)
 
 _CONFIG_OPTIONAL = (
     "ExposedPorts",
@@ -57,7 +61,7 @@ _NOT_USER_DEFINED = frozenset({"bridge", "host", "none", "default", ""})
 
 def status_text(state: State, now: float) -> str:
     """``Status`` of ``docker ps``."""
-    started = human(now - timestamps.parse(state.started_at) / 1e9)
+    started = human(now - _moment(state.started_at) / 1e9)
     match state.status:
         case Status.RUNNING:
             return f"Up {started}"
@@ -69,9 +73,9 @@ def status_text(state: State, now: float) -> str:
             return "Removal In Progress"
         case Status.DEAD:
             return "Dead"
-    finished = timestamps.parse(state.finished_at)
+    finished = _moment(state.finished_at)
     if not finished:
-        return "Created" if not timestamps.parse(state.started_at) else ""
+        return "Created" if not _moment(state.started_at) else ""
     ago = human(now - finished / 1e9)
     word = "Restarting" if state.status is Status.RESTARTING else "Exited"
     return f"{word} ({state.exit_code}) {ago} ago"
@@ -276,7 +280,7 @@ def summary(
         "Image": image,
         "ImageID": container.image,
         "Command": command_line(container.path, container.args),
-        "Created": timestamps.parse(container.created) // 10**9,
+        "Created": _moment(container.created) // 10**9,
         "Ports": ports(container.ports),
     }
     if size is not None:

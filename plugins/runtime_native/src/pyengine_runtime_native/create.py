@@ -112,18 +112,18 @@ class Creation:
         new_user = bool(plan.new & syscalls.CLONE_NEWUSER)
         joined_user = any(flag == syscalls.CLONE_NEWUSER for flag, _ in plan.joins)
         wait = bool(new_user or joined_user or plan.process.raised_limits)
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        process.block_signals()
         try:
             if plan.joins:
                 self.pid = _clone_joined(
                     plan, handles, ours, -1 if joined_user else directory, wait
                 )
             else:
-                self.pid = syscalls.clone(plan.new, directory)
+                self.pid = syscalls.clone(plan.at_clone, directory)
                 if self.pid == 0:
                     _child(plan, handles, ours, wait)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+            process.unblock_signals()
         if joined_user:
             self.cgroup.add(self.pid, only_unified=True)
         return wait
@@ -234,7 +234,7 @@ def _clone_joined(
             try:
                 for (flag, _), fd in zip(plan.joins, plan.join_fds, strict=True):
                     syscalls.setns(fd, flag)
-                pid = syscalls.clone(plan.new | syscalls.CLONE_PARENT, directory)
+                pid = syscalls.clone(plan.at_clone | syscalls.CLONE_PARENT, directory)
             except OSError as error:
                 os.write(writer, channel.describe("join namespaces", error))
                 os._exit(1)

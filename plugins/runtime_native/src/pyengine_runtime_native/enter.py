@@ -56,15 +56,13 @@ def _fork(
     ours, theirs = channel.pair()
     wait = bool(plan.raised_limits)
     with ours, theirs:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        process.block_signals()
         try:
-            with _Children(record, target):
-                failpoint("runtime.exec")
-                pid = syscalls.clone(0, directory)
+            pid = _clone(record, target, directory)
             if pid == 0:
                 _child(request, record, plan, target, tasks, ours, theirs, wait)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+            process.unblock_signals()
         theirs.close()
         parent = channel.Parent(ours)
         try:
@@ -87,25 +85,22 @@ def _fork(
         return Executed(pid, parent.console)
 
 
-class _Children:
-    """Within the block, children are born into the container's pid namespace."""
-
-    def __init__(self, record: Record, target: int) -> None:
-        self._wanted = bool(record.namespaces & syscalls.CLONE_NEWPID)
-        self._target = target
-        self._home = -1
-
-    def __enter__(self) -> None:
-        if self._wanted:
-            self._home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-            syscalls.setns(self._target, syscalls.CLONE_NEWPID)
-
-    def __exit__(self, *_: object) -> None:
-        if self._wanted:
-            # In the child too: it is what its own children will be born into.
-            if os.getpid() != 1 and self._home >= 0:
-                syscalls.setns(self._home, syscalls.CLONE_NEWPID)
-            os.close(self._home)
+def _clone(record: Record, target: int, directory: int) -> int:
+    """Like fork, but the child is born into the container's pid namespace and cgroup."""
+    failpoint("runtime.exec")
+    if not record.namespaces & syscalls.CLONE_NEWPID:
+        return syscalls.clone(0, directory)
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    pid = -1
+    try:
+        syscalls.setns(target, syscalls.CLONE_NEWPID)
+        pid = syscalls.clone(0, directory)
+        return pid
+    finally:
+        # Only our own children's namespace changed; the child cannot go back and need not.
+        if pid:
+            syscalls.setns(home, syscalls.CLONE_NEWPID)
+        os.close(home)
 
 
 def _child(

@@ -79,8 +79,11 @@ def _main(plan: InitPlan, handles: Handles, channel: Child, wait: bool) -> None:
     if plan.process.apparmor:
         apparmor = open_apparmor()
     channel.enter("namespaces")
+    later = plan.new & ~plan.at_clone
     if plan.new_cgroup:
-        syscalls.unshare(syscalls.CLONE_NEWCGROUP)
+        later |= syscalls.CLONE_NEWCGROUP
+    if later:
+        syscalls.unshare(later)
     if plan.new & syscalls.CLONE_NEWNET:
         _loopback_up()
     if plan.hostname:

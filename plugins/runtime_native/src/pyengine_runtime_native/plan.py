@@ -124,6 +124,12 @@ class InitPlan(msgspec.Struct):
         joined = any(flag == syscalls.CLONE_NEWUSER for flag, _ in self.joins)
         return joined or bool(self.new & syscalls.CLONE_NEWUSER)
 
+    @property
+    def at_clone(self) -> int:
+        """Flags of ``new`` that clone gets. In a user namespace the IPC namespace comes later: the
+        root directory of its mqueue belongs to whoever makes it, who must be mapped by then."""
+        return self.new & ~syscalls.CLONE_NEWIPC if self.user_namespace else self.new
+
     def descriptors(self) -> list[int]:
         found = [self.root_tree, *self.join_fds]
         for mount in self.mounts:

@@ -7,6 +7,8 @@ inside the container's root, so it is system calls on prepared values (see
 
 from __future__ import annotations
 
+# signal wraps each number into an enum, which costs more than the system call.
+import _signal  # type: ignore[import-not-found]
 import errno
 import fcntl
 import os
@@ -30,6 +32,7 @@ _RLIMITS = {
 _RLIM_INFINITY = 2**64 - 1
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 _JOIN_SESSION_KEYRING, _SETPERM = 1, 5
+ALL_SIGNALS = sorted(int(s) for s in signal.valid_signals())
 #: All for whoever possesses it; its owner may see, read, search and link it (for a later exec).
 _KEYRING_PERMISSIONS = 0x3F1B0000
 _KNOWN = frozenset(
@@ -137,7 +140,7 @@ def plan_process(
         apparmor=apparmor,
         terminal=bool(process.get("terminal")),
         console_size=(int(size.get("height", 0)), int(size.get("width", 0))),
-        ignored=[s for s in signal.valid_signals() if signal.getsignal(s) is signal.SIG_IGN],
+        ignored=[s for s in ALL_SIGNALS if _signal.getsignal(s) == _signal.SIG_IGN],
         keyring=b"_ses." + id.encode()[:200],
     )
 
@@ -179,6 +182,15 @@ def _above(value: int, bound: int) -> bool:
     if bound == resource.RLIM_INFINITY:
         return False
     return value == resource.RLIM_INFINITY or value > bound
+
+
+def block_signals() -> None:
+    """Around a clone: a signal for the runtime must not be handled in the child."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, ALL_SIGNALS)
+
+
+def unblock_signals() -> None:
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, ALL_SIGNALS)
 
 
 def raise_limits(pid: int, process: ProcessPlan) -> None:
@@ -398,13 +410,13 @@ def open_pty(ptmx: int) -> tuple[int, int]:
 def execute(process: ProcessPlan, program: bytes, apparmor: int) -> None:
     """The last steps; returns never, raises ``StartError`` if execve refuses."""
     for number in process.ignored:
-        signal.signal(number, signal.SIG_DFL)
+        _signal.signal(number, _signal.SIG_DFL)
     syscalls.close_range(3, flags=4)  # CLOSE_RANGE_CLOEXEC: also what we did not open ourselves
     if apparmor >= 0:
         os.write(apparmor, b"exec " + process.apparmor.encode())
     if process.no_new_privileges:
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     if process.filter:
         seccomp.load(process.filter)
     try:

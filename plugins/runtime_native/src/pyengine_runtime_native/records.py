@@ -70,9 +70,8 @@ class Records:
         os.rename(path + ".new", path)
 
     def add(self, record: Record) -> None:
-        """A new record, with the link by which it is found."""
+        """A new record, after the link by which it, or half of it, is found."""
         os.makedirs(record.bundle, mode=0o700, exist_ok=True)
-        self.save(record)
         os.makedirs(self._run, mode=0o700, exist_ok=True)
         failpoint("runtime.record")
         link = self._link(record.id)
@@ -81,37 +80,29 @@ class Records:
         except FileExistsError:
             os.unlink(link)
             os.symlink(record.bundle, link)
+        self.save(record)
 
     def load(self, id: str) -> Record:
         """Raises ``NotFound``."""
         try:
             with open(self._link(id) + "/state.json", "rb") as file:
                 return msgspec.json.decode(file.read(), type=Record)
-        except FileNotFoundError:
+        except (FileNotFoundError, msgspec.DecodeError):
             raise NotFound(f"container {id} is not known to the native runtime") from None
 
     def remove(self, record: Record) -> None:
-        """Forget; the link goes last, so that what a crash leaves is found again."""
-        for path in (
-            record.start_pipe,
-            record.result_pipe,
-            record.filter_file,
-            record.bundle + "/state.json",
-            record.bundle + "/state.json.new",
-            self._link(record.id),
-        ):
+        """Forget a container."""
+        for path in (record.start_pipe, record.result_pipe, record.filter_file):
             failpoint("runtime.forget")
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
+            _unlink(path)
+        self.forget(record.id)
 
     def forget(self, id: str) -> None:
-        """Remove a link that leads to no record."""
-        try:
-            os.unlink(self._link(id))
-        except FileNotFoundError:
-            pass
+        """Remove what stands for ``id``; the link goes last, so that the rest is found again."""
+        link = self._link(id)
+        for path in (link + "/state.json", link + "/state.json.new", link):
+            failpoint("runtime.forget")
+            _unlink(path)
 
     def ids(self) -> list[str]:
         try:
@@ -123,6 +114,13 @@ class Records:
         if not id or "/" in id or id in (".", ".."):
             raise NotFound(f"{id!r} is not a container's id")
         return self._run + "/" + id
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def process_state(pid: int) -> tuple[str, int]:

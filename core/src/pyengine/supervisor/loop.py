@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import heapq
 import select
 import time
@@ -9,6 +10,9 @@ from collections.abc import Callable
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+
+# glibc keeps what was freed; musl has no such function, and no need of one.
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class Timer:
@@ -32,6 +36,7 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[Timer] = []
+        self._untidy = False
 
     def watch(self, fd: int, events: int, handler: Callable[[int], None]) -> None:
         """Begin or change watching ``fd``. Hang-up and error are always reported."""
@@ -50,6 +55,17 @@ class Loop:
         timer = Timer(time.monotonic() + seconds, call)
         heapq.heappush(self._timers, timer)
         return timer
+
+    def tidy_later(self) -> None:
+        """Something big was done: give the memory it took back to the system in a second."""
+        if not self._untidy:
+            self._untidy = True
+            self.later(1.0, self._tidy)
+
+    def _tidy(self) -> None:
+        self._untidy = False
+        if _malloc_trim is not None:
+            _malloc_trim(0)
 
     def step(self) -> None:
         """Wait for the next thing to happen and handle it."""

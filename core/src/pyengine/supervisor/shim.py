@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
 import time
@@ -196,8 +197,24 @@ class Shim:
             self._loop.forget(self._oom_fd)
             os.close(self._oom_fd)
             self._oom_fd = -1
+        if self._pid and self._wait_status is None:
+            self._put_down()
         self._runtime_call("delete")
         self._deleted = True
+
+    def _put_down(self) -> None:
+        """Kill init, and reap it and the execs: as long as one of them is a zombie the kernel keeps
+        the pid namespace alive and the cgroup busy."""
+        try:
+            self._runtime_call("kill", signal.SIGKILL, False)
+        except EngineError:  # it has ended meanwhile
+            pass
+        deadline = time.monotonic() + GRACE
+        while self._wait_status is None and time.monotonic() < deadline:
+            self._reap(0)
+            if self._wait_status is not None or not os.path.exists(f"/proc/{self._pid}"):
+                return
+            select.select([self._wake_in], [], [], 0.05)
 
     def _end(self, _message: Message | None = None) -> None:
         """End this process, and what still runs, once what is under way has been sent."""
@@ -314,6 +331,7 @@ class Shim:
         self._runtime_call("start")
         self._started = time.time_ns()
         self._status = "running"
+        self._loop.tidy_later()
         self._step("start", began)
 
     def _attach(self, message: Message) -> dict[str, int]:
@@ -389,6 +407,7 @@ class Shim:
         one = _Exec(ExecRecord(exec_id=order.exec_id, pid=executed.pid), streams)
         self._execs[order.exec_id] = one
         self._by_pid[executed.pid] = one
+        self._loop.tidy_later()
         return {"pid": executed.pid, "attach": number}
 
     # -- what happens to the container
@@ -438,9 +457,10 @@ class Shim:
             if pid == 0:
                 return
             if pid == self._pid:
-                if self._wait_status is None and not self._ending:
+                if self._wait_status is None:
                     self._wait_status = status
-                    self._ended()
+                    if not self._ending:
+                        self._ended()
             elif pid in self._by_pid:
                 self._exec_ended(self._by_pid.pop(pid), status)
 

@@ -6,7 +6,6 @@ when it is full the container's output waits in its pipe, as the process would w
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -30,7 +29,6 @@ F_SETPIPE_SZ = 1031
 #: Chunks from this size on leave the allocator with memory that a quiet shim should give back.
 BULK = 32 * 1024
 
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 _frame = struct.Struct(">BxxxI").pack
 
 
@@ -192,7 +190,6 @@ class Streams:
         self._unwritten = b""
         self._stdin_ending = False
         self._wants_stdin = False
-        self._tidying = False
         self._done: Callable[[], None] | None = None
         self._grace: Timer | None = None
 
@@ -279,9 +276,8 @@ class Streams:
         if not chunk:
             self._end_output(stream)
             return False
-        if len(chunk) >= BULK and not self._tidying:
-            self._tidying = True
-            self.loop.later(1.0, self._tidy)
+        if len(chunk) >= BULK:
+            self.loop.tidy_later()
         if self._writer is not None:
             try:
                 self._writer.write(stream, chunk, time.time_ns())
@@ -293,11 +289,6 @@ class Streams:
                 if bounded and client.full:
                     self._pause(stream)
         return True
-
-    def _tidy(self) -> None:
-        self._tidying = False
-        if _malloc_trim is not None:  # glibc has it, musl needs none
-            _malloc_trim(0)
 
     def _end_output(self, stream: int) -> None:
         fd = self._outputs.pop(stream)

@@ -8,6 +8,7 @@ import copy
 import itertools
 import os
 import pickle
+import select
 import shutil
 import signal
 import struct
@@ -284,10 +285,11 @@ class World:
         output = b"".join(chunks).decode(errors="replace").replace("\r\n", "\n")
         return Result(os.waitstatus_to_exitcode(status), output)
 
-    def in_shim(self, body: Callable[[], Any], *, die: bool = False) -> Any:
+    def in_shim(self, body: Callable[[], Any], *, die: bool = False, limit: float = 30.0) -> Any:
         """Run ``body`` in a process like a shim: one thread, a subreaper, started by fork.
 
-        ``die``: being killed is what is expected of it. What it raises fails the test.
+        ``die``: being killed is what is expected of it. What it raises fails the test, as does
+        taking longer than ``limit`` seconds.
         """
         reader, writer = os.pipe()
         pid = os.fork()
@@ -296,8 +298,13 @@ class World:
             _shim(body, writer)
         os.close(writer)
         with open(reader, "rb") as file:
-            answer = file.read()
+            late = not select.select([file], [], [], limit)[0]
+            if late:
+                os.kill(pid, signal.SIGKILL)
+            answer = b"" if late else file.read()
         _, status = os.waitpid(pid, 0)
+        if late:
+            pytest.fail(f"the driver did not answer within {limit} s")
         if os.WIFSIGNALED(status) and die:
             return None
         if not answer:

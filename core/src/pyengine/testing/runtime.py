@@ -52,7 +52,7 @@ def in_shim(body: Body) -> Callable[[RuntimeDriverSuite], None]:
 
     def test(self: RuntimeDriverSuite) -> None:
         with world(self.factory) as surroundings:
-            surroundings.in_shim(lambda: body(self, surroundings))
+            surroundings.in_shim(lambda: body(self, surroundings), limit=self.time_limit)
             surroundings.assert_nothing_left()
 
     test.__name__, test.__doc__, test.__qualname__ = body.__name__, body.__doc__, body.__qualname__
@@ -64,6 +64,8 @@ class RuntimeDriverSuite:
 
     #: Test name -> why this driver need not pass it.
     opt_out: ClassVar[dict[str, str]] = {}
+    #: Seconds that a test's shim may take.
+    time_limit: ClassVar[float] = 30.0
 
     def factory(self, context: DriverContext) -> RuntimeDriver:
         """A new instance; called several times per test."""
@@ -740,7 +742,7 @@ def _arm(world: World, what: str) -> Path:
 
 def _poison(image: Path) -> None:
     """Everything by which a careless process loads or runs an image's files."""
-    touch = "#!/bin/busybox sh\n/bin/busybox touch /marker/$0-$$\n"
+    touch = "#!/bin/busybox sh\n/bin/busybox touch /marker/ran-$$\n"
     for directory in ("sbin", "usr/sbin", "usr/bin", "usr/local/bin", "bin"):
         (image / directory).mkdir(parents=True, exist_ok=True)
         for name in ("ldconfig", "gcc", "ld", "objdump", "newuidmap", "nsenter", "mount"):

@@ -33,7 +33,7 @@ from pyengine.contracts.logging import (
     LogReader,
     LogWriter,
 )
-from pyengine.errors import EngineError, InvalidParameter
+from pyengine.errors import InvalidParameter
 from pyengine.linux import syscalls
 
 SECOND = 1_000_000_000
@@ -248,7 +248,7 @@ class LoggingDriverSuite:
     def test_following_a_process_that_writes(self, tmp_path: Path) -> None:
         lab = _Lab(self, tmp_path)
         reader = lab.reader(options=self.many_options)
-        expected = b"".join(b"%06d %s\n" % (number, b"z" * 50) for number in range(6000))
+        expected = b"".join(b"%06d %s\n" % (number, b"z" * 50) for number in range(3000))
 
         def write() -> None:
             with lab.writing(self.many_options) as writer:
@@ -310,7 +310,8 @@ class LoggingDriverSuite:
             writer.close()
             chunks = lab.read()
             assert _joined(chunks, STDOUT) == kept + b"room again\n"
-            assert str(writer.dropped()).encode() in _joined(chunks, STDERR)
+            told = re.findall(rb"^\D*(\d+)", _joined(chunks, STDERR), re.MULTILINE)
+            assert sum(map(int, told)) == writer.dropped()
 
     # -- damage ----------------------------------------------------------------------------------
 
@@ -376,16 +377,13 @@ class LoggingDriverSuite:
         driver = lab.driver()
 
         def write() -> None:
-            def refuse(event: str, arguments: tuple[object, ...]) -> None:
-                if event == "import":
-                    raise EngineError(f"imports {arguments[0]}")
-
-            sys.addaudithook(refuse)
+            before = set(sys.modules)
             writer = driver.writer(lab.path, self.small_options, {"a": "b"})
             for number in range(200):
                 writer.write(STDOUT, b"%0100d\xff\n" % number, EPOCH + number)
             writer.flush()
             writer.close()
+            assert set(sys.modules) == before, set(sys.modules) - before
 
         _, status = os.waitpid(_fork(write), 0)
         assert status == 0
@@ -473,7 +471,7 @@ def _fork(action: object) -> int:
 @contextmanager
 def _small_disk(folder: Path) -> Iterator[Path]:
     disk = folder / "disk"
-    disk.mkdir()
+    disk.mkdir(parents=True)
     syscalls.mount("pyengine-kit", disk, "tmpfs", 0, "size=256k")
     try:
         yield disk

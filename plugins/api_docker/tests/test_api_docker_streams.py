@@ -154,6 +154,19 @@ async def test_detach_keys_mean_nothing_without_a_terminal(
     writer.close()
 
 
+async def test_the_engine_may_close_its_end(client: Any, make_container: Any) -> None:
+    """As it does when a start fails: the client is told, and no descriptor is mixed up."""
+    interactive(client, make_container)
+    reader, writer, _, far = await attach(client)
+    far.sock.close()
+    far.far.close()
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.write_eof()
+    writer.close()
+    await asyncio.wait_for(far.closed, 5)
+    assert (await client.ask("GET", "/_ping")).status == 200
+
+
 async def test_bad_detach_keys(client: Any, make_container: Any) -> None:
     interactive(client, make_container, tty=True)
     answer = await client.ask("POST", f"/containers/a1/attach?{ALL}&detachKeys=ctrl-%C3%A9")

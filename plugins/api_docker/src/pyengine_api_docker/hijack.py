@@ -18,7 +18,7 @@ from typing import Protocol, cast
 
 from aiohttp import web
 
-from pyengine.errors import InvalidParameter
+from pyengine.errors import EngineError, InvalidParameter
 from pyengine_api_docker.http import MULTIPLEXED_STREAM, RAW_STREAM, Call
 
 DEFAULT_DETACH = "ctrl-p,ctrl-q"
@@ -147,7 +147,9 @@ class Hijacked(asyncio.Protocol):
         or the client has gone. True if the detach keys ended it."""
         loop = asyncio.get_running_loop()
         container = _Container(self, attachment, stdin, escape)
-        await loop.create_connection(lambda: container, sock=attachment.sock)
+        # a descriptor of our own: the engine closes its one when a start fails, and a number that
+        # is used again must not be watched for us
+        await loop.create_connection(lambda: container, sock=attachment.sock.dup())
         self._container = container
         early, self._early = bytes(self._early), bytearray()
         if early:
@@ -272,7 +274,8 @@ class _Container(asyncio.Protocol):
         self._ending = asyncio.get_running_loop().create_task(self._say_end())
 
     async def _say_end(self) -> None:
-        with contextlib.suppress(OSError):
+        # a container that has just ended needs no telling
+        with contextlib.suppress(OSError, EngineError):
             await self._attachment.stdin_eof(self._sent)
 
     def _write(self, data: bytes) -> None:

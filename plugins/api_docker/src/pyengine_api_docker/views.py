@@ -152,6 +152,8 @@ def config(config: ContainerConfig) -> Body:
         for key in _HEALTH_OPTIONAL:
             if not health[key]:
                 del health[key]
+    body["Env"] = body["Env"] or None
+    body["Volumes"] = body["Volumes"] or None
     body["Labels"] = body["Labels"] or {}
     return body
 

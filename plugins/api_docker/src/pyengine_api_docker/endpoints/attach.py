@@ -158,18 +158,15 @@ async def _websocket(
     stdin: bool,
     tty: bool,
 ) -> None:
-    loop = asyncio.get_running_loop()
-
     async def inward() -> None:
-        sent = 0
         async for message in socket:
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT) or not stdin:
                 continue
             data = message.data.encode() if isinstance(message.data, str) else message.data
-            await loop.sock_sendall(attachment.sock, data)
-            sent += len(data)
+            writer.write(data)
+            await writer.drain()
 
-    reader, writer = await asyncio.open_connection(sock=attachment.sock)
+    reader, writer = await asyncio.open_connection(sock=attachment.sock.dup())
 
     async def outward() -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):

@@ -235,7 +235,9 @@ async def kill(call: Call) -> web.StreamResponse:
     try:
         await call.engine.containers.kill(call.name, call.query["signal"])
     except (Conflict, InvalidParameter, NotFound) as error:
-        brief = f"cannot kill container: {call.name}: {error.brief}"
+        brief, prefix = error.brief, "cannot kill container: "
+        if not brief.startswith(prefix):
+            brief = f"{prefix}{call.name}: {brief}"
         raise type(error)(brief, error.detail, error.help) from error
     return empty()
 

@@ -43,9 +43,7 @@ async def start(call: Call) -> web.StreamResponse:
     record = engine.execs.get(call.name)
     container = engine.containers.get(record.container_id)
     if container.state.paused:
-        raise Conflict(
-            f"Container {container.id} is paused, unpause the container before exec",
-        )
+        raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
     if not container.state.running:
         raise Conflict(f"container {container.id} is not running")
     console = body.console_size if body.tty and call.version >= 42 else None

@@ -269,6 +269,10 @@ class Drivers:
             self._instances[kind, name] = instance
         return instance
 
+    def has(self, kind: Kind) -> bool:
+        """True if a driver of ``kind`` is installed or was asked for."""
+        return bool(self.catalog.names(kind) or self._choices.get(kind, Choice()).name)
+
     def loaded(self, kind: Kind) -> list[Driver]:
         """Instances of ``kind`` made so far."""
         return [driver for (k, _), driver in self._instances.items() if k is kind]

@@ -282,7 +282,12 @@ class Engine:
             self._registry,
             self.volumes,
         )
-        sandboxes = Sandboxes(self.networks, bundles, self.hooks, PortAllocator(config.ip))
+        sandboxes = Sandboxes(
+            self.networks,
+            bundles,
+            self.hooks,
+            PortAllocator("" if config.ip == "0.0.0.0" else config.ip),
+        )
         self.portproxy = PublishedProxy(places.exec_root, self._registry.records)
         sandboxes.published = self._proxy_ports
         removals = Removals(self.database, self._registry, bundles, self.volumes, self.drivers,

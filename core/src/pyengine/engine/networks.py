@@ -408,6 +408,8 @@ class Networks:
     async def heal(self, endpoints: Sequence[tuple[Container, Sequence[PublishedPort]]]) -> bool:
         """Make our rules again if somebody flushed them. True if that was so."""
         async with self._heal:
+            if not self._has_firewall():
+                return False
             firewall, calls = self._firewall()
             if await calls(firewall.intact):
                 return False
@@ -417,6 +419,8 @@ class Networks:
 
     async def warnings(self) -> Sequence[str]:
         """What on this host gets into the way of published ports."""
+        if not self._has_firewall():
+            return []
         firewall, calls = self._firewall()
         return await calls(firewall.warnings)
 
@@ -428,8 +432,9 @@ class Networks:
                 await calls(driver.delete_network, network.record())
             except (EngineError, OSError) as error:
                 log.warning("network %s: %s", network.name, error)
-        firewall, calls = self._firewall()
-        await calls(firewall.remove_all)
+        if self._has_firewall():
+            firewall, calls = self._firewall()
+            await calls(firewall.remove_all)
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -543,7 +548,8 @@ class Networks:
                     address = settings.ip_address if v4 else settings.global_ipv6_address
                     if address and owner:
                         by_driver[owner.ipam_driver][1].append((pool.id, address))
-        by_driver.setdefault(self._drivers.default(Kind.IPAM), ([], []))
+        if self._drivers.has(Kind.IPAM):
+            by_driver.setdefault(self._drivers.default(Kind.IPAM), ([], []))
         for name, (pools, leases) in by_driver.items():
             driver = self._drivers.get(Kind.IPAM, name)
             assert isinstance(driver, IpamDriver)
@@ -552,6 +558,8 @@ class Networks:
     async def _restore_firewall(
         self, endpoints: Sequence[tuple[Container, Sequence[PublishedPort]]]
     ) -> Lines:
+        if not self._has_firewall():
+            return []
         networks = [self._firewall_network(n) for n in self._records.values()]
         rules: list[FirewallEndpoint] = []
         for container, ports in endpoints:
@@ -605,6 +613,10 @@ class Networks:
         driver = self._drivers.get(Kind.IPAM, network.ipam_driver)
         assert isinstance(driver, IpamDriver)
         return driver, self._calls(Kind.IPAM, network.ipam_driver)
+
+    def _has_firewall(self) -> bool:
+        """False in an engine composed without one: networks that need it cannot be made."""
+        return self._drivers.has(Kind.FIREWALL)
 
     def _firewall(self) -> tuple[FirewallDriver, DriverCalls]:
         driver = self._drivers.get(Kind.FIREWALL)

@@ -151,6 +151,10 @@ class Sandboxes:
         """Descriptor of a running container's namespace; the caller closes it."""
         return _open(self._bundles.files(container).netns)
 
+    def restore(self, container: Container) -> None:
+        """At start: a container that runs keeps the host ports it has."""
+        self._ports.restore(container.id, container.published)
+
     def stray(self, known: Sequence[Container], exec_root: Path) -> list[str]:
         """At start: take away names of namespaces whose containers do not run."""
         wanted = {self._bundles.files(container).netns for container in known}

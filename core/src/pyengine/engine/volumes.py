@@ -188,7 +188,8 @@ class Volumes:
         """At start: make disk and kernel agree with the records. What was done, a sentence each."""
         done: Lines = []
         names = {record.driver for record in self._records.values()}
-        names.add(self._drivers.default(Kind.VOLUME))
+        if self._drivers.has(Kind.VOLUME):
+            names.add(self._drivers.default(Kind.VOLUME))
         for name in names:
             known = {n: r for n, r in self._records.items() if r.driver == name}
             result = await self._calls(Kind.VOLUME, name)(

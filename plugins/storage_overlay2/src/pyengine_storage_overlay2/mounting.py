@@ -79,7 +79,7 @@ def open_overlay(root: str, mountpoint: str, overlay: Overlay) -> int:
 def _mount(target: str, flags: int, data: bytes, overlay: Overlay, work: str) -> None:
     try:
         syscalls.mount("overlay", target, "overlay", flags, data)
-    except OSError as error:
+    except OSError:
         # A volatile mount leaves a mark that forbids the next one, for the case that the host
         # crashed and the layer is in pieces. The contract has such layers thrown away, so a mark
         # that is met here is from this boot, and the page cache has everything.

@@ -1,0 +1,43 @@
+"""The vfs storage driver: every layer a whole copy, ``vfs/dir/<id>`` as in Docker."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import ClassVar
+
+from pyengine.contracts.base import DriverContext, Kind, Probe, reject_unknown_options
+from pyengine.layertrees import LayerTrees
+from pyengine.linux.mountinfo import filesystem_of
+from pyengine_storage_vfs.copying import copy_tree
+
+
+class Vfs(LayerTrees):
+    """Works on every filesystem that has owners and modes; slow, and wants room."""
+
+    name: ClassVar[str] = "vfs"
+    priority: ClassVar[int] = 10
+
+    def __init__(self, context: DriverContext) -> None:
+        super().__init__(context)
+        reject_unknown_options(Kind.STORAGE, self.name, context.options, frozenset())
+
+    @classmethod
+    def probe(cls, context: DriverContext) -> Probe:
+        place = os.path.realpath(context.root)
+        while not os.path.isdir(place):
+            place = os.path.dirname(place)
+        backing = filesystem_of(place)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".vfs-probe-", dir=place) as scratch:
+                os.chown(scratch, 1, 1)
+        except OSError as error:
+            return Probe(
+                False,
+                f"cannot make files of other users at {place} ({backing}): {error.strerror}",
+                "run as root, on a filesystem with owners",
+            )
+        return Probe(True, details={"Backing Filesystem": backing})
+
+    def copy(self, source: str, target: str) -> None:
+        copy_tree(source, target)

@@ -147,9 +147,13 @@ class Hijacked(asyncio.Protocol):
         or the client has gone. True if the detach keys ended it."""
         loop = asyncio.get_running_loop()
         container = _Container(self, attachment, stdin, escape)
-        # a descriptor of our own: the engine closes its one when a start fails, and a number that
-        # is used again must not be watched for us
-        await loop.create_connection(lambda: container, sock=attachment.sock.dup())
+        try:
+            # a descriptor of our own: the engine closes its one when a start fails, and a number
+            # that is used again must not be watched for us
+            connection = attachment.sock.dup()
+        except OSError:
+            return False
+        await loop.create_connection(lambda: container, sock=connection)
         self._container = container
         early, self._early = bytes(self._early), bytearray()
         if early:

@@ -118,7 +118,7 @@ class Engine:
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Make the host agree with the records, then serve on ``listeners``."""
         await self._restore.run()
-        self._proxy_ports()
+        await self.portproxy.update()
         self._healer = asyncio.create_task(self._heal())
         for entry in driver_module.discover(["pyengine.api"]).get("pyengine.api", []):
             frontend: Frontend = entry.load()(self)
@@ -282,14 +282,11 @@ class Engine:
             self._registry,
             self.volumes,
         )
-        sandboxes = Sandboxes(
-            self.networks,
-            bundles,
-            self.hooks,
-            PortAllocator("" if config.ip == "0.0.0.0" else config.ip),
-        )
         self.portproxy = PublishedProxy(places.exec_root, self._registry.records)
-        sandboxes.published = self._proxy_ports
+        allocator = PortAllocator(
+            "" if config.ip == "0.0.0.0" else config.ip, own_sockets=self.portproxy.inodes
+        )
+        sandboxes = Sandboxes(self.networks, bundles, allocator, self.portproxy.update)
         removals = Removals(self.database, self._registry, bundles, self.volumes, self.drivers,
                             self.calls, self.events, self.hooks, self._background)  # fmt: skip
         self.lifecycle = Lifecycle(
@@ -338,9 +335,6 @@ class Engine:
             for record in self._registry.records()
             if record.image == image
         ]
-
-    def _proxy_ports(self) -> None:
-        self._background.run(self.portproxy.update(), "the port proxy")
 
     async def _stop_for_shutdown(self, id: str, timeout: int) -> None:
         live = self.containers.live(id)

@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from pyengine.contracts.firewall import PublishedPort
 from pyengine.engine.bundle import Bundles
-from pyengine.engine.model import Container, EndpointSettings, PortBinding
+from pyengine.engine.model import Container, EndpointSettings
 from pyengine.engine.networks import Networks
 from pyengine.engine.ports import PortAllocator
 from pyengine.errors import EngineError, InvalidParameter
 from pyengine.faults import failpoint
-from pyengine.hooks.manager import Hooks
 from pyengine.linux import syscalls
 
 
@@ -27,13 +25,16 @@ class Sandboxes:
     """Connects containers to their networks and disconnects them."""
 
     def __init__(
-        self, networks: Networks, bundles: Bundles, hooks: Hooks, allocator: PortAllocator
+        self,
+        networks: Networks,
+        bundles: Bundles,
+        allocator: PortAllocator,
+        published: Callable[[], Awaitable[None]],
     ) -> None:
         self._networks = networks
         self._bundles = bundles
-        self._hooks = hooks
         self._ports = allocator
-        self.published: Callable[[], None] = lambda: None
+        self._published = published
 
     def plan(
         self, container: Container, asked: dict[str, EndpointSettings | None]
@@ -92,7 +93,7 @@ class Sandboxes:
             if name != main:
                 await self._networks.open(container, name, [])
         if container.published:
-            self.published()
+            await self._published()
 
     async def leave(self, container: Container) -> None:
         """Undo :meth:`join`; goes on after errors and raises them together at the end."""
@@ -116,7 +117,7 @@ class Sandboxes:
         container.sandbox_key = ""
         if container.published:
             container.published = []
-            self.published()
+            await self._published()
         if problems:
             raise EngineError("a container did not leave its networks whole", "; ".join(problems))
 
@@ -213,17 +214,6 @@ class Sandboxes:
             raise InvalidParameter(
                 "network-scoped aliases are only supported for user-defined networks"
             )
-
-
-def exposed(container: Container) -> dict[str, list[PortBinding] | None]:
-    """``NetworkSettings.Ports`` of a running container: what is published, and what is not."""
-    ports: dict[str, list[PortBinding] | None] = dict.fromkeys(container.config.exposed_ports or {})
-    ports.update(container.ports)
-    return ports
-
-
-def ports_of(container: Container) -> Sequence[PublishedPort]:
-    return container.published
 
 
 def _pin(netns: int, path: Path) -> None:

@@ -47,7 +47,7 @@ class NoEngine(CommandError):
 
 
 class Client:
-    """One engine. Requests that wait (attach, events, logs) get connections of their own."""
+    """One engine. A connection is kept for the next request once its answer has been read."""
 
     def __init__(self, endpoint: Endpoint, version: str = "") -> None:
         self.endpoint = endpoint
@@ -90,7 +90,6 @@ class Client:
         body: Any = None,
         headers: dict[str, str] | None = None,
         stream: Iterable[bytes] | None = None,
-        own: bool = True,
     ) -> Response:
         """Send a request and return the answer unread; ApiError for status 400 and up."""
         prefix = f"/v{self.version}"
@@ -100,9 +99,7 @@ class Client:
             payload = json.dumps(body, separators=(",", ":")).encode()
             send["Content-Type"] = "application/json"
         try:
-            connection, self._idle = self._idle, None
-            if connection is None or own:
-                connection = self._connect()
+            connection, self._idle = self._idle or self._connect(), None
             response = connection.request(method, prefix + path + encode(query), send, payload)
         except ConnectError as error:
             raise NoEngine(self.endpoint.url, error)
@@ -131,7 +128,7 @@ class Client:
         headers: dict[str, str] | None = None,
     ) -> bytes:
         """The same, with the body as it came."""
-        response = self.open(method, path, query, body, headers, own=False)
+        response = self.open(method, path, query, body, headers)
         data = response.read()
         if response.reusable:
             self._idle = response.connection

@@ -126,7 +126,7 @@ def _stat(client: Client, container: str, path: str) -> dict[str, Any] | None:
 
     try:
         response = client.open(
-            "HEAD", f"/containers/{quote(container)}/archive", {"path": path}, own=False
+            "HEAD", f"/containers/{quote(container)}/archive", {"path": path}
         )
     except ApiError as error:
         if error.status != 404:

@@ -266,7 +266,7 @@ def _mount_cgroups(target: int, mount: MountPlan, plan: InitPlan) -> None:
     else:
         data = (("mode", "755"),)
         attributes = options.set & ~syscalls.MOUNT_ATTR_RDONLY
-        tree = mounts.new_filesystem("tmpfs", "cgroup", data, attributes)
+        tree = mounts.new_filesystem("tmpfs", "tmpfs", data, attributes)
         mounts.attach(tree, target)
         for label, part, controllers in mount.parts:
             os.mkdir(label, 0o755, dir_fd=tree)
@@ -307,6 +307,8 @@ def _make_devices(root: int, plan: InitPlan) -> None:
         if parent is not dev:
             os.close(parent)
     for name, leads_to in _LINKS:
+        if name == "core" and not plan.kernel_has_kcore:
+            continue
         try:
             os.symlink(leads_to, name, dir_fd=dev)
         except FileExistsError:

@@ -107,6 +107,7 @@ class InitPlan(msgspec.Struct):
     mounts: list[MountPlan]
     devices: list[Device]
     setup_dev: bool
+    kernel_has_kcore: bool
     masked: list[str]
     read_only: list[str]
     sysctls: list[tuple[str, bytes]]
@@ -231,6 +232,7 @@ def plan_init(id: str, spec: dict[str, Any], bundle: str) -> InitPlan:
         mounts=planned,
         devices=_devices(linux),
         setup_dev=not any(m.kind == "bind" and m.target == "/dev" for m in planned),
+        kernel_has_kcore=os.path.exists("/proc/kcore"),
         masked=list(linux.get("maskedPaths") or ()),
         read_only=list(linux.get("readonlyPaths") or ()),
         sysctls=_sysctls(linux, new, joins),

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pyengine import faults
@@ -118,16 +119,20 @@ class NetworkDriverSuite:
                 lab.assert_talking(pair)
 
     def test_failed_join_leaves_nothing(self) -> None:
-        """The interface name is taken inside the container."""
+        """The interface name is taken inside the container; the gateway is not on the network."""
         with self.lab() as lab:
             if not lab.has(NetworkCapability.ADDRESSES):
                 return
             network = lab.network()
             before = set(lab.host.links())
-            with pytest.raises(EngineError):
-                lab.join(network, lab.endpoint(network, 1, interface="lo"), lab.one)
-            assert set(lab.host.links()) == before
-            assert set(lab.one.links()) == {"lo"}
+            for endpoint in (
+                lab.endpoint(network, 1, interface="lo"),
+                msgspec.structs.replace(lab.endpoint(network, 1), gateways=["203.0.113.9"]),
+            ):
+                with pytest.raises(EngineError):
+                    lab.join(network, endpoint, lab.one)
+                assert set(lab.host.links()) == before
+                assert set(lab.one.links()) == {"lo"}
 
     def test_leave_undoes_join(self) -> None:
         with self.lab() as lab:

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: How long a zygote may take to import its drivers, in seconds.
 ZYGOTE_DEADLINE = 30.0
+#: How long a shim may take to greet; a driver's longest call (kill) is allowed 10 seconds.
+SHIM_DEADLINE = 30.0
 _BACKOFF = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _STEADY = 10.0
 
@@ -314,8 +316,9 @@ class Supervisor:
     async def adopt(self, id: str, socket_path: Path) -> Shim | None:
         """Connect with the living shim of container ``id``; None if nobody listens there.
 
-        Set the callbacks right away: events that came before are told then. What happened before
-        is in ``hello``: ``exit`` and the ``execs`` with a code are told as events, too.
+        What happened while no daemon was connected is told as events as soon as the callbacks are
+        set: the exit, and exit codes of execs. A shim that does not answer within half a minute is
+        stuck for good; it is killed, which makes its container a lost one.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.setblocking(False)
@@ -328,9 +331,14 @@ class Supervisor:
         shim = Shim(id, sock)
         shim.follow_pid(pid)
         try:
-            hello = await shim.greeted
+            hello = await asyncio.wait_for(shim.greeted, SHIM_DEADLINE)
         except Unavailable:
             shim.unfollow()
+            return None
+        except TimeoutError:
+            log.error("the shim of %s does not answer; it is killed", id[:12])
+            shim.terminate()
+            await shim.gone()
             return None
         shim.recall(hello)
         self._shims.add(shim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -283,6 +284,14 @@ class Shim:
             self.follow(os.pidfd_open(pid))
         except ProcessLookupError:
             self._died()
+
+    def terminate(self) -> None:
+        """Kill a shim that does not answer any more."""
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def unfollow(self) -> None:
         """Leave the shim alone from now on."""

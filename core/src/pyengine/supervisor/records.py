@@ -55,6 +55,7 @@ class Launch(msgspec.Struct, kw_only=True):
     container's directory in the data root, where the exit record goes (``exit.json``).
     ``open_stdin``: keep the container's stdin open until a client closes it; otherwise /dev/null.
     ``stdin_once``: close stdin when the first attached client that gave input ends.
+    ``shim_cgroup`` is for the record: the zygote is in it, and its forks are born there.
     """
 
     id: str

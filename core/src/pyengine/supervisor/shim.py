@@ -105,7 +105,7 @@ class Shim:
         self._step("fork", born)
         self._loop = Loop()
         self._wake_in, wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.signal(signal.SIGCHLD, _nothing)
+        # The handler, which does nothing, is the zygote's.
         signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
         self._loop.watch(self._wake_in, READ, self._reap)
         self._link = Link(self._loop, launch.socket, self._hello, self._message, self._daemon_gone)
@@ -543,10 +543,6 @@ _WHILE_ALIVE: dict[int, Callable[[Shim, Message], Any]] = {
     Type.ATTACH: Shim._attach,
     Type.EXEC: Shim._exec,
 }
-
-
-def _nothing(_number: int, _frame: object) -> None:
-    """A handler must exist for the wakeup descriptor to be written."""
 
 
 def _shell_code(status: int) -> int:

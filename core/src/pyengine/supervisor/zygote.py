@@ -109,7 +109,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Answer until the daemon is gone."""
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _nothing)
         signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
@@ -163,7 +163,6 @@ class Zygote:
     def _leave(self) -> None:
         """What a child must shed of the zygote, but for the socket."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._wake_in)
         os.close(self._wake_out)
         os.setsid()
@@ -230,6 +229,10 @@ class Zygote:
                 select.select([], [self._sock], [])
             except OSError:  # it is gone: the loop sees that next
                 return
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    """A handler must exist for the wakeup descriptor to be written, here and in each shim."""
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ _directory = os.environ.get("PYENGINE_FAULTS", "")
 _role = "daemon"
 _count = 0
 _armed = ""
+_directory_fd = -1
 
 
 def set_role(role: str) -> None:
@@ -30,12 +31,19 @@ def failpoint(label: str) -> None:
 
 
 def _hit(label: str) -> None:
-    global _count, _armed
-    with open(os.path.join(_directory, "trace"), "ab", buffering=0) as trace:
-        trace.write(f"{_role} {label}\n".encode())
+    global _count, _armed, _directory_fd
     try:
-        with open(os.path.join(_directory, "kill")) as file:
-            wanted = file.read().strip()
+        if _directory_fd < 0:
+            # Kept open and inherited: a container's init has left the host's tree behind.
+            _directory_fd = os.open(_directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        trace = os.open(
+            "trace", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, dir_fd=_directory_fd
+        )
+        os.write(trace, f"{_role} {label}\n".encode())
+        os.close(trace)
+        kill = os.open("kill", os.O_RDONLY | os.O_CLOEXEC, dir_fd=_directory_fd)
+        wanted = os.read(kill, 64).decode().strip()
+        os.close(kill)
     except OSError:
         return
     if wanted != _armed:

@@ -41,9 +41,10 @@ class SharesWithTheParent(PlainStorage):
 
 class LosesOwners(PlainStorage):
     def copy(self, source: str, target: str) -> None:
-        shutil.copytree(
-            source, target, dirs_exist_ok=True, symlinks=True, copy_function=shutil.copy
-        )
+        super().copy(source, target)
+        for above, directories, files in os.walk(target):
+            for name in directories + files:
+                os.chown(os.path.join(above, name), 0, 0, follow_symlinks=False)
 
 
 class NotAtomic(PlainStorage):

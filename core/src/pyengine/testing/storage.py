@@ -18,6 +18,7 @@ Several tests are old bugs of Docker's drivers: the numbers are issues of github
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import shutil
@@ -129,6 +130,8 @@ def snapshot(root: Path) -> dict[str, tuple[Any, ...]]:
             content: Any = None
             if stat.S_ISREG(info.st_mode):
                 content = Path(path).read_bytes()
+                if len(content) > 4096:  # a failing assertion shall not print it
+                    content = hashlib.sha256(content).hexdigest()
             elif stat.S_ISLNK(info.st_mode):
                 content = os.readlink(path)
             xattrs = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pyengine.contracts.logging import LogChunk
 from pyengine.errors import InvalidParameter
 
 UPGRADE = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
@@ -451,3 +452,15 @@ async def test_stop_ends_what_lasts(client: Any, make_container: Any) -> None:
     await asyncio.wait_for(far.closed, 1)
     assert await asyncio.wait_for(reader.read(), 1) == b""
     writer.close()
+
+
+async def test_log_lines_are_frames_but_for_clients_that_copy(client: Any) -> None:
+    async def logs(ref: str, query: Any, follow: bool) -> Any:
+        yield LogChunk(stream=1, data=b"a\nb\n", time=1)
+
+    client.engine.containers.logs = logs
+    answer = await client.ask("GET", "/containers/a1/logs?stdout=1")
+    assert answer.body == frame(1, b"a\n") + frame(1, b"b\n")
+    agent = "User-Agent: Docker-Client/28.2.2 (linux)\r\n"
+    answer = await client.ask("GET", "/containers/a1/logs?stdout=1", None, agent)
+    assert answer.body == frame(1, b"a\nb\n")

@@ -90,11 +90,6 @@ class Escape:
         return held
 
 
-def frame(stream: int, data: bytes) -> bytes:
-    """Docker's multiplexing: stream, three zeros, length, payload."""
-    return bytes((stream, 0, 0, 0)) + len(data).to_bytes(4, "big") + data
-
-
 def head(call: Call, tty: bool) -> bytes:
     """The status line and headers that begin a hijacked answer."""
     if not call.upgrades:

@@ -12,7 +12,8 @@ from aiohttp import WSMsgType, web
 
 from pyengine.contracts.logging import LogChunk, LogQuery
 from pyengine.errors import InvalidParameter
-from pyengine_api_docker.hijack import Escape, Hijacked, Streams, frame, head, parse_keys
+from pyengine_api_docker.frames import frame, frame_lines
+from pyengine_api_docker.hijack import Escape, Hijacked, Streams, head, parse_keys
 from pyengine_api_docker.http import JSON, MULTIPLEXED_STREAM, RAW_STREAM, Call
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ async def attach(call: Call) -> web.StreamResponse:
 
 async def _frames(chunks: AsyncIterator[LogChunk], tty: bool) -> AsyncIterator[bytes]:
     async for chunk in chunks:
-        yield chunk.data if tty else frame(chunk.stream, chunk.data)
+        yield chunk.data if tty else frame_lines(chunk.stream, chunk.data)
 
 
 async def attach_websocket(call: Call) -> web.StreamResponse:
@@ -210,6 +211,12 @@ async def wait(call: Call) -> web.StreamResponse:
     return stream.response
 
 
+def _copies(call: Call) -> bool:
+    """Whether the client only copies the log to its output: a frame per line would make it write
+    line by line, which takes longer than all the rest."""
+    return call.request.headers.get("User-Agent", "").startswith(("Docker-Client/", "pyengine"))
+
+
 async def logs(call: Call) -> web.StreamResponse:
     query = call.query
     wanted = {"stdout": query.flag("stdout"), "stderr": query.flag("stderr")}
@@ -240,11 +247,12 @@ async def logs(call: Call) -> web.StreamResponse:
         if first.done() and not isinstance(first.exception(), StopAsyncIteration | None):
             first.result()
         plain = tty or call.version < 42
+        framed = frame if _copies(call) else frame_lines
         stream = await call.stream(RAW_STREAM if plain else MULTIPLEXED_STREAM)
         with contextlib.suppress(StopAsyncIteration):
             chunk = await first
             while True:
-                await stream.write(chunk.data if tty else frame(chunk.stream, chunk.data))
+                await stream.write(chunk.data if tty else framed(chunk.stream, chunk.data))
                 chunk = await anext(upcoming)
         return stream.response
     finally:

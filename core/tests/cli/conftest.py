@@ -89,15 +89,15 @@ class FakeEngine:
             threading.Thread(target=self._serve, args=(stream,), daemon=True).start()
 
     def _serve(self, stream: socket.socket) -> None:
-        with stream, self.wrap(stream) as stream:
-            reader = stream.makefile("rb")
+        with stream, self.wrap(stream) as wrapped:
+            reader = wrapped.makefile("rb")
             while line := reader.readline().decode().strip():
                 method, target, _ = line.split(" ")
                 headers = {}
                 while header := reader.readline().decode().strip():
                     name, _, value = header.partition(": ")
                     headers[name.lower()] = value
-                request = Request(stream, method, target, self._body(reader, headers))
+                request = Request(wrapped, method, target, self._body(reader, headers))
                 request.headers = headers
                 self.seen.append(request)
                 self._answer(request)

@@ -60,9 +60,7 @@ def test_defaults() -> None:
         ),
     ],
 )
-def test_config(
-    monkeypatch: pytest.MonkeyPatch, words: list[str], key: str, value: object
-) -> None:
+def test_config(monkeypatch: pytest.MonkeyPatch, words: list[str], key: str, value: object) -> None:
     monkeypatch.setenv("HERE", "x y")
     assert body(*words)[key] == value
 
@@ -77,7 +75,11 @@ def test_config(
         (["-v", "data:/d:ro", "-v", "/a:/b"], "Binds", ["data:/d:ro", "/a:/b"]),
         (["-v", "./x:/y"], "Binds", [f"{os.getcwd()}/x:/y"]),
         (["--tmpfs", "/t:size=1m", "--tmpfs", "/u"], "Tmpfs", {"/t": "size=1m", "/u": ""}),
-        (["--restart", "on-failure:3"], "RestartPolicy", {"Name": "on-failure", "MaximumRetryCount": 3}),
+        (
+            ["--restart", "on-failure:3"],
+            "RestartPolicy",
+            {"Name": "on-failure", "MaximumRetryCount": 3},
+        ),
         (["--init=false"], "Init", False),
         (["--driver", "storage=vfs"], "StorageOpt", {"driver": "vfs"}),
         (["--driver", "logging=local"], "LogConfig", {"Type": "local", "Config": {}}),
@@ -91,16 +93,32 @@ def test_config(
             "Devices",
             [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/null", "CgroupPermissions": "r"}],
         ),
-        (["--device-read-bps", "/dev/sda:1m"], "BlkioDeviceReadBps", [{"Path": "/dev/sda", "Rate": 1 << 20}]),
+        (
+            ["--device-read-bps", "/dev/sda:1m"],
+            "BlkioDeviceReadBps",
+            [{"Path": "/dev/sda", "Rate": 1 << 20}],
+        ),
         (["--security-opt", "systempaths=unconfined"], "MaskedPaths", []),
         (["--security-opt", "no-new-privileges"], "SecurityOpt", ["no-new-privileges"]),
         (["--network", "host"], "NetworkMode", "host"),
         (
             ["--gpus", "all"],
             "DeviceRequests",
-            [{"Driver": "", "Count": -1, "DeviceIDs": None, "Capabilities": [["gpu"]], "Options": {}}],
+            [
+                {
+                    "Driver": "",
+                    "Count": -1,
+                    "DeviceIDs": None,
+                    "Capabilities": [["gpu"]],
+                    "Options": {},
+                }
+            ],
         ),
-        (["--device", "nvidia.com/gpu=0"], "DeviceRequests", [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0"]}]),
+        (
+            ["--device", "nvidia.com/gpu=0"],
+            "DeviceRequests",
+            [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0"]}],
+        ),
     ],
 )
 def test_host_config(words: list[str], key: str, value: object) -> None:
@@ -146,12 +164,24 @@ def test_networks() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--restart", "always", "--rm"], "conflicting options: cannot specify both --restart and --rm"),
+        (
+            ["--restart", "always", "--rm"],
+            "conflicting options: cannot specify both --restart and --rm",
+        ),
         (["--restart", ":3"], "invalid restart policy format: no policy provided before colon"),
-        (["--restart", "on-failure:x"], "invalid restart policy format: maximum retry count must be an integer"),
-        (["--network", "host", "--network", "n"], "cannot attach both user-defined and non-user-defined"),
+        (
+            ["--restart", "on-failure:x"],
+            "invalid restart policy format: maximum retry count must be an integer",
+        ),
+        (
+            ["--network", "host", "--network", "n"],
+            "cannot attach both user-defined and non-user-defined",
+        ),
         (["--network", "n", "--network", "n"], 'network "n" is specified multiple times'),
-        (["--network-alias", "a"], "network-scoped aliases are only supported for user-defined networks"),
+        (
+            ["--network-alias", "a"],
+            "network-scoped aliases are only supported for user-defined networks",
+        ),
         (["--pid", "foo"], "--pid: invalid PID mode"),
         (["--memory-swappiness", "101"], "Valid memory swappiness range is 0-100"),
         (["--security-opt", "foo"], 'Invalid --security-opt: "foo"'),
@@ -190,7 +220,7 @@ def test_refused(words: list[str], message: str) -> None:
     ],
 )
 def test_refused_while_parsing(words: list[str]) -> None:
-    with pytest.raises(UsageError, match='^invalid argument ".*" for "'):
+    with pytest.raises(UsageError, match=r'^invalid argument ".*" for "'):
         body(*words)
 
 
@@ -210,7 +240,11 @@ def test_refused_while_parsing(words: list[str]) -> None:
         ),
         (
             "type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770",
-            {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 1 << 20, "Mode": 0o1770}},
+            {
+                "Type": "tmpfs",
+                "Target": "/t",
+                "TmpfsOptions": {"SizeBytes": 1 << 20, "Mode": 0o1770},
+            },
         ),
         (
             'src=v,target=/t,volume-driver=local,"volume-opt=o=a,b",volume-nocopy',
@@ -218,7 +252,10 @@ def test_refused_while_parsing(words: list[str]) -> None:
                 "Type": "volume",
                 "Source": "v",
                 "Target": "/t",
-                "VolumeOptions": {"DriverConfig": {"Name": "local", "Options": {"o": "a,b"}}, "NoCopy": True},
+                "VolumeOptions": {
+                    "DriverConfig": {"Name": "local", "Options": {"o": "a,b"}},
+                    "NoCopy": True,
+                },
             },
         ),
     ],
@@ -233,7 +270,10 @@ def test_mounts(text: str, mount: dict[str, Any]) -> None:
         ("type=bind", "target is required"),
         ("foo", "invalid field 'foo' must be a key=value pair"),
         ("target=/x,foo=bar", "unexpected key 'foo' in 'foo=bar'"),
-        ("type=tmpfs,target=/x,volume-nocopy", "cannot mix 'volume-\\*' options with mount type 'tmpfs'"),
+        (
+            "type=tmpfs,target=/x,volume-nocopy",
+            "cannot mix 'volume-\\*' options with mount type 'tmpfs'",
+        ),
         ("target=/x,ro=maybe", "invalid value for ro: maybe"),
         ("type=tmpfs,target=/x,tmpfs-mode=9", "invalid value for tmpfs-mode: 9"),
         ("type=bind,target=/x,bind-recursive=readonly", "requires 'readonly' to be specified"),
@@ -264,7 +304,12 @@ def test_bad_references(image: str, words: str) -> None:
     [
         ("busybox", ("busybox", ""), "docker.io/library/busybox", "busybox:latest"),
         ("a/b:v1", ("a/b", "v1"), "docker.io/a/b", "a/b:v1"),
-        ("localhost:5000/x", ("localhost:5000/x", ""), "localhost:5000/x", "localhost:5000/x:latest"),
+        (
+            "localhost:5000/x",
+            ("localhost:5000/x", ""),
+            "localhost:5000/x",
+            "localhost:5000/x:latest",
+        ),
     ],
 )
 def test_references(image: str, split: tuple[str, str], full: str, short: str) -> None:

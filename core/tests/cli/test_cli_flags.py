@@ -68,9 +68,16 @@ def test_interspersed() -> None:
             'invalid argument "x" for "-d, --detach" flag: strconv.ParseBool: parsing "x": '
             "invalid syntax",
         ),
-        (["-m", "foo"], "invalid argument \"foo\" for \"-m, --memory\" flag: invalid size: 'foo'"),
-        (["--cpus", "0.0000000001"], 'invalid argument "0.0000000001" for "--cpus" flag: value is too precise'),
-        (["-f", "x"], 'invalid argument "x" for "-f, --filter" flag: bad format of filter (expected name=value)'),
+        (["-m", "foo"], 'invalid argument "foo" for "-m, --memory" flag: invalid size: \'foo\''),
+        (
+            ["--cpus", "0.0000000001"],
+            'invalid argument "0.0000000001" for "--cpus" flag: value is too precise',
+        ),
+        (
+            ["-f", "x"],
+            'invalid argument "x" for "-f, --filter" flag: bad format of filter '
+            "(expected name=value)",
+        ),
     ],
 )
 def test_refusals(words: list[str], message: str) -> None:
@@ -83,12 +90,32 @@ def test_refusals(words: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "first", "hint"),
     [
-        (["run"], 1, "pyengine: 'pyengine run' requires at least 1 argument", "See 'pyengine run --help'"),
-        (["ps", "x"], 1, "pyengine: 'pyengine ps' accepts no arguments", "Run 'pyengine ps --help'"),
-        (["logs", "a", "b"], 1, "pyengine: 'pyengine logs' requires 1 argument", "Run 'pyengine logs --help'"),
+        (
+            ["run"],
+            1,
+            "pyengine: 'pyengine run' requires at least 1 argument",
+            "See 'pyengine run --help'",
+        ),
+        (
+            ["ps", "x"],
+            1,
+            "pyengine: 'pyengine ps' accepts no arguments",
+            "Run 'pyengine ps --help'",
+        ),
+        (
+            ["logs", "a", "b"],
+            1,
+            "pyengine: 'pyengine logs' requires 1 argument",
+            "Run 'pyengine logs --help'",
+        ),
         (["run", "--foo", "x"], 125, "unknown flag: --foo", "Run 'pyengine run --help'"),
         (["--foo", "ps"], 125, "unknown flag: --foo", "Run 'pyengine --help'"),
-        (["container", "foo"], 1, "pyengine: unknown command: pyengine container foo", "Run 'pyengine container"),
+        (
+            ["container", "foo"],
+            1,
+            "pyengine: unknown command: pyengine container foo",
+            "Run 'pyengine container",
+        ),
         (["foo"], 1, "pyengine: unknown command: pyengine foo", "Run 'pyengine --help'"),
     ],
 )

@@ -63,15 +63,30 @@ CASES = [
     ("{{with .State}}{{.Pid}}{{end}}", "42"),
     ("{{with .State.Health}}{{.Status}}{{else}}none{{end}}", "none"),
     ("{{$x := 5}}{{$x}}{{$x = 6}}{{$x}} {{$.Name}}", "56 /web"),
-    ('{{printf "%s|%q|%v|%5.1f|%d|%-4s|%05d" .Name .Name .Id 1.25 3 "ab" 42}}', '/web|"/web"|4f1d|  1.2|3|ab  |00042'),
+    (
+        '{{printf "%s|%q|%v|%5.1f|%d|%-4s|%05d" .Name .Name .Id 1.25 3 "ab" 42}}',
+        '/web|"/web"|4f1d|  1.2|3|ab  |00042',
+    ),
     ('{{.HostConfig.Memory | printf "%d MiB"}}', "67108864 MiB"),
     ('{{1 | printf "%d-%d" 2}}', "2-1"),
-    ('{{printf "%d" "x"}} {{printf "%s"}} {{printf "a" 1}}', "%!d(string=x) %!s(MISSING) a%!(EXTRA int=1)"),
+    (
+        '{{printf "%d" "x"}} {{printf "%s"}} {{printf "a" 1}}',
+        "%!d(string=x) %!s(MISSING) a%!(EXTRA int=1)",
+    ),
     ("{{len .Config.Env}} {{len .Name}} {{slice .Name 1 3}}", "2 4 we"),
-    ('{{eq .State.Status "exited" "running"}} {{ne 1 2}} {{lt 1 2}} {{ge "b" "a"}}', "true true true true"),
+    (
+        '{{eq .State.Status "exited" "running"}} {{ne 1 2}} {{lt 1 2}} {{ge "b" "a"}}',
+        "true true true true",
+    ),
     ('{{and true false}} {{or "" "x"}} {{not true}}', "false x false"),
-    ('{{join .Config.Env ","}} {{upper "ab"}} {{lower "AB"}} {{title "foo bar"}}', "A=1,B=2 AB ab Foo Bar"),
-    ('{{split "a,b" ","}} [{{pad "x" 1 2}}] [{{pad "" 1 2}}] {{truncate "abcdef" 3}}', "[a b] [ x  ] [] abc"),
+    (
+        '{{join .Config.Env ","}} {{upper "ab"}} {{lower "AB"}} {{title "foo bar"}}',
+        "A=1,B=2 AB ab Foo Bar",
+    ),
+    (
+        '{{split "a,b" ","}} [{{pad "x" 1 2}}] [{{pad "" 1 2}}] {{truncate "abcdef" 3}}',
+        "[a b] [ x  ] [] abc",
+    ),
     ('{{print 1 2 "x" 3}} {{println "a" 1}}', "1 2x3 a 1\n"),
     ('{{html "<a>"}} {{js "a\\"b"}} {{urlquery "a b"}}', '&lt;a&gt; a\\"b a+b'),
     ('a {{- "b" -}} c {{/* gone */}}d', "abc d"),
@@ -92,12 +107,28 @@ def test_output(format: str, text: str) -> None:
 EXECUTION_ERRORS = [
     ("{{.Foo}}", ':1:2: executing "" at <.Foo>: map has no entry for key "Foo"'),
     ("{{.State.Foo}}", ':1:8: executing "" at <.State.Foo>: map has no entry for key "Foo"'),
-    ("\n {{.State.Health.Status}}", ':2:9: executing "" at <.State.Health.Status>: map has no entry for key "Health"'),
-    ("{{.Name.Foo}}", ':1:7: executing "" at <.Name.Foo>: can\'t evaluate field Foo in type interface {}'),
-    ("{{index .Config.Env 99}}", ':1:2: executing "" at <index .Config.Env 99>: error calling index: index out of range: 99'),
-    ('{{index .Config.Env "a"}}', ':1:2: executing "" at <index .Config.Env "a">: error calling index: cannot index slice/array with type string'),
+    (
+        "\n {{.State.Health.Status}}",
+        ':2:9: executing "" at <.State.Health.Status>: map has no entry for key "Health"',
+    ),
+    (
+        "{{.Name.Foo}}",
+        ':1:7: executing "" at <.Name.Foo>: can\'t evaluate field Foo in type interface {}',
+    ),
+    (
+        "{{index .Config.Env 99}}",
+        ':1:2: executing "" at <index .Config.Env 99>: error calling index: index out of range: 99',
+    ),
+    (
+        '{{index .Config.Env "a"}}',
+        ':1:2: executing "" at <index .Config.Env "a">: error calling index: '
+        "cannot index slice/array with type string",
+    ),
     ("{{len 3}}", ':1:2: executing "" at <len 3>: error calling len: len of type int'),
-    ('{{lt 1 "a"}}', ':1:2: executing "" at <lt 1 "a">: error calling lt: incompatible types for comparison'),
+    (
+        '{{lt 1 "a"}}',
+        ':1:2: executing "" at <lt 1 "a">: error calling lt: incompatible types for comparison',
+    ),
     ("{{upper 3}}", ':1:8: executing "" at <3>: expected string; found 3'),
     ("{{nil}}", ':1:2: executing "" at <nil>: nil is not a command'),
 ]
@@ -141,6 +172,7 @@ def test_variables_end_with_their_block() -> None:
 
 def test_deep_nesting_keeps_scopes_apart() -> None:
     template = Template(
-        "{{$n := 0}}{{range .a}}{{range .}}{{$n = .}}{{with $n}}{{$n := 9}}{{end}}{{end}}{{end}}{{$n}}"
+        "{{$n := 0}}{{range .a}}{{range .}}{{$n = .}}{{with $n}}{{$n := 9}}{{end}}"
+        "{{end}}{{end}}{{$n}}"
     )
     assert template.execute({"a": [[1, 2], [3]]}) == "3"

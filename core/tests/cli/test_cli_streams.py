@@ -66,7 +66,9 @@ def test_answer_cut_short_ends_the_body() -> None:
 
 
 def test_interim_answers_are_skipped() -> None:
-    response = respond(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n").request("GET", "/")
+    response = respond(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n").request(
+        "GET", "/"
+    )
     assert response.status == 204
     assert response.read() == b""
 
@@ -84,7 +86,14 @@ def test_peer_that_hangs_up() -> None:
 
 
 def test_query_encoding() -> None:
-    query = {"a": True, "b": False, "c": None, "d": "x y/ü", "e": ["1", "2"], "f": {"k": {"v": True}}}
+    query = {
+        "a": True,
+        "b": False,
+        "c": None,
+        "d": "x y/ü",
+        "e": ["1", "2"],
+        "f": {"k": {"v": True}},
+    }
     assert encode(query) == "?a=1&d=x%20y%2F%C3%BC&e=1&e=2&f=%7B%22k%22%3A%7B%22v%22%3Atrue%7D%7D"
     assert encode({}) == ""
     assert quote("a/b:c") == "a%2Fb%3Ac"
@@ -195,10 +204,11 @@ def test_input_ends_and_output_still_comes(
 def _use_tls(engine: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     certificates = folder / "certs"
     certificates.mkdir()
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    names = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    files = "-keyout key.pem -out cert.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        + ["-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1"],
+        ["openssl", *request.split(), *names.split(), *files.split()],
         cwd=certificates,
         check=True,
         capture_output=True,
@@ -262,7 +272,9 @@ def terminal() -> Callable[..., Terminal]:
     return Terminal
 
 
-def test_a_terminal_is_raw_sized_and_detachable(engine: Any, terminal: Callable[..., Terminal]) -> None:
+def test_a_terminal_is_raw_sized_and_detachable(
+    engine: Any, terminal: Callable[..., Terminal]
+) -> None:
     import fcntl
     import termios
 
@@ -323,7 +335,9 @@ def test_signals_reach_the_container(engine: Any) -> None:
     engine.routes["POST /containers/c1/kill"] = kill
     program = "import sys; from pyengine.cli import main; sys.exit(main())"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "run", "img"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", program, "run", "img"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"

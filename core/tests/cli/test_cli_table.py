@@ -29,7 +29,8 @@ def test_wide_characters_take_two_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "limit", "cut"), [("short", 20, "short"), ("x" * 21, 20, "x" * 19 + "…"), ("日本語", 5, "日本…")]
+    ("text", "limit", "cut"),
+    [("short", 20, "short"), ("x" * 21, 20, "x" * 19 + "…"), ("日本語", 5, "日本…")],
 )
 def test_ellipsis(text: str, limit: int, cut: str) -> None:
     assert table.ellipsis(text, limit) == cut
@@ -50,7 +51,10 @@ def _port(private: int, public: int = 0, ip: str = "", kind: str = "tcp") -> dic
         ([], ""),
         ([_port(80)], "80/tcp"),
         ([_port(82), _port(80), _port(81)], "80-82/tcp"),
-        ([_port(80, 8080, "0.0.0.0"), _port(80, 8080, "::")], "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp"),
+        (
+            [_port(80, 8080, "0.0.0.0"), _port(80, 8080, "::")],
+            "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp",
+        ),
         ([_port(80, 80, "0.0.0.0"), _port(81, 81, "0.0.0.0")], "0.0.0.0:80-81->80-81/tcp"),
         ([_port(53, kind="udp"), _port(53)], "53/tcp, 53/udp"),
         ([_port(80), _port(82), _port(9, 10, "1.2.3.4")], "80/tcp, 82/tcp, 1.2.3.4:10->9/tcp"),
@@ -88,7 +92,10 @@ def test_publish(text: str, pairs: list[tuple[str, dict[str, str]]]) -> None:
         ("99999", "invalid containerPort: 99999"),
         ("1.2.3:80:80", "invalid IP address: 1.2.3"),
         ("80/foo", "invalid proto: foo"),
-        ("8000-8001:80-82", "invalid ranges specified for container and host Ports: 80-82 and 8000-8001"),
+        (
+            "8000-8001:80-82",
+            "invalid ranges specified for container and host Ports: 80-82 and 8000-8001",
+        ),
         ("8080:", "no port specified: 8080:<empty>"),
     ],
 )
@@ -144,7 +151,9 @@ def test_container_row_in_full() -> None:
 
 def test_table_of_a_template_has_headings() -> None:
     rows = [ContainerRow(CONTAINER, True, 1000)]
-    text = table.render('table {{.Names}}\\t{{upper .State}}\\t{{.Label "a"}}', rows, ContainerRow.HEADERS)
+    text = table.render(
+        'table {{.Names}}\\t{{upper .State}}\\t{{.Label "a"}}', rows, ContainerRow.HEADERS
+    )
     assert text == "NAMES     STATE     a\nweb       RUNNING   1\n"
 
 

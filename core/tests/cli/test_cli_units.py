@@ -33,7 +33,14 @@ def test_binary_size() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("64m", 64 << 20), ("1g", 1 << 30), ("1.5k", 1536), ("512", 512), ("2MiB", 2 << 20), ("1 kb", 1024)],
+    [
+        ("64m", 64 << 20),
+        ("1g", 1 << 30),
+        ("1.5k", 1536),
+        ("512", 512),
+        ("2MiB", 2 << 20),
+        ("1 kb", 1024),
+    ],
 )
 def test_parse_bytes(text: str, value: int) -> None:
     assert units.parse_bytes(text) == value
@@ -91,7 +98,13 @@ def test_durations_refused(text: str, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0s"), (1500000000, "1.5s"), (5400 * 10**9, "1h30m0s"), (250000, "250µs"), (-10**9, "-1s")],
+    [
+        (0, "0s"),
+        (1500000000, "1.5s"),
+        (5400 * 10**9, "1h30m0s"),
+        (250000, "250µs"),
+        (-(10**9), "-1s"),
+    ],
 )
 def test_format_duration(value: int, text: str) -> None:
     assert units.format_duration(value) == text

@@ -125,9 +125,7 @@ def _stat(client: Client, container: str, path: str) -> dict[str, Any] | None:
     import base64
 
     try:
-        response = client.open(
-            "HEAD", f"/containers/{quote(container)}/archive", {"path": path}
-        )
+        response = client.open("HEAD", f"/containers/{quote(container)}/archive", {"path": path})
     except ApiError as error:
         if error.status != 404:
             raise
@@ -181,8 +179,23 @@ def _extract(archive: tarfile.TarFile, source: str, target: str, contents_only: 
                 os.path.dirname(os.path.abspath(target)),
             )
         member.name = name
-        # The archive comes from a container: it may not reach outside the target.
-        archive.extract(member, folder, filter="tar")
+        _extract_inside(archive, member, folder)
+
+
+def _extract_inside(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: str) -> None:
+    """Unpack one member. The archive comes from a container: it may not reach outside."""
+    import tarfile
+
+    root = os.path.realpath(folder)
+    place = os.path.realpath(os.path.join(root, member.name.lstrip("/")))
+    if os.path.commonpath([root, place]) != root:
+        raise CommandError(f"the archive has a path outside of the destination: {member.name}")
+    # Debian 12's Python has no filters yet.
+    safe: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
+    try:
+        archive.extract(member, root, **safe)
+    except (OSError, tarfile.TarError) as error:
+        raise CommandError(f"cannot write {place}: {error}")
 
 
 def _to_container(

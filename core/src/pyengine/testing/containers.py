@@ -391,9 +391,11 @@ def pipes(stdin: bytes) -> Iterator[tuple[int, int, int]]:
 def world(factory: Callable[[DriverContext], RuntimeDriver]) -> Iterator[World]:
     base = Path(tempfile.mkdtemp(prefix="pekit-"))
     base.chmod(0o755)
-    made = World(factory, base)
     try:
-        yield made
+        made = World(factory, base)
+        try:
+            yield made
+        finally:
+            made.clean()
     finally:
-        made.clean()
         subprocess.run(["rm", "-rf", "--one-file-system", base], check=True)

@@ -33,8 +33,9 @@ def failpoint(label: str) -> None:
 def _hit(label: str) -> None:
     global _count, _armed, _directory_fd
     try:
-        if _directory_fd < 0:
-            # Kept open and inherited: a container's init has left the host's tree behind.
+        # Kept open and inherited, since a container's init leaves the host's tree behind; but the
+        # runtime closes what it does not know.
+        if _directory_fd < 0 or not os.path.exists(f"/proc/self/fd/{_directory_fd}"):
             _directory_fd = os.open(_directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         trace = os.open(
             "trace", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, dir_fd=_directory_fd

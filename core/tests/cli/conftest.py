@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -89,6 +90,11 @@ class FakeEngine:
             threading.Thread(target=self._serve, args=(stream,), daemon=True).start()
 
     def _serve(self, stream: socket.socket) -> None:
+        # A client may leave in the middle of anything.
+        with contextlib.suppress(OSError):
+            self._talk(stream)
+
+    def _talk(self, stream: socket.socket) -> None:
         with stream, self.wrap(stream) as wrapped:
             reader = wrapped.makefile("rb")
             while line := reader.readline().decode().strip():

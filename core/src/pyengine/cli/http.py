@@ -125,6 +125,7 @@ class Connection:
         self.stream = stream
         self._host = host
         self._buffer = b""
+        self._position = 0
 
     def request(
         self,
@@ -183,27 +184,35 @@ class Connection:
             data = self.stream.recv(_READ)
         except ConnectionResetError:
             return False
-        self._buffer += data
+        self._buffer = self._buffer[self._position :] + data
+        self._position = 0
         return bool(data)
+
+    def buffered(self) -> bool:
+        """Whether something can be taken without waiting."""
+        return self._position < len(self._buffer)
 
     def read_line(self) -> bytes:
         """One line without its end; empty at the end of a head or of the stream."""
-        while b"\n" not in self._buffer:
+        while (end := self._buffer.find(b"\n", self._position)) < 0:
             if not self.fill():
                 return b""
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line = self._buffer[self._position : end]
+        self._position = end + 1
         return line.rstrip(b"\r")
 
     def take(self, limit: int) -> bytes:
         """At most ``limit`` bytes as soon as there are some; empty at the end."""
-        if not self._buffer and not self.fill():
+        if self._position == len(self._buffer) and not self.fill():
             return b""
-        data, self._buffer = self._buffer[:limit], self._buffer[limit:]
+        data = self._buffer[self._position : self._position + limit]
+        self._position += len(data)
         return data
 
     def read_ahead(self) -> bytes:
         """What was read beyond the head; the caller takes the stream over."""
-        data, self._buffer = self._buffer, b""
+        data = self._buffer[self._position :]
+        self._buffer, self._position = b"", 0
         return data
 
     def close(self) -> None:
@@ -234,29 +243,38 @@ class Response:
 
     def __iter__(self) -> Iterator[bytes]:
         """The body in pieces, each as soon as it is there."""
-        while not self.finished:
-            if self._chunked:
-                size = int(self.connection.read_line().split(b";")[0] or b"0", 16)
-                yield from self._pieces(size)
-                self.connection.read_line()
-                self.finished = self.finished or size == 0
-            elif self._left is not None:
-                yield from self._pieces(self._left)
-                self.finished = True
-            else:
-                data = self.connection.take(_READ)
-                self.finished = not data
-                if data:
-                    yield data
+        if self.finished:
+            return
+        if self._chunked:
+            yield from self._chunks()
+        elif self._left is not None:
+            while self._left and (data := self.connection.take(self._left)):
+                self._left -= len(data)
+                yield data
+        else:
+            while data := self.connection.take(_READ):
+                yield data
+        self.finished = True
 
-    def _pieces(self, size: int) -> Iterator[bytes]:
-        while size:
-            data = self.connection.take(size)
-            if not data:
-                self.finished = True
+    def _chunks(self) -> Iterator[bytes]:
+        """Chunks that arrived together come out as one piece: logs send a chunk per line."""
+        connection, pieces = self.connection, list[bytes]()
+        while size := int(connection.read_line().partition(b";")[0] or b"0", 16):
+            while size and (data := connection.take(size)):
+                size -= len(data)
+                pieces.append(data)
+                if not connection.buffered():
+                    yield b"".join(pieces)
+                    pieces.clear()
+            if size:
                 return
-            size -= len(data)
-            yield data
+            connection.read_line()
+            if pieces and not connection.buffered():
+                yield b"".join(pieces)
+                pieces.clear()
+        if pieces:
+            yield b"".join(pieces)
+        connection.read_line()
 
     def read(self) -> bytes:
         """The whole body."""

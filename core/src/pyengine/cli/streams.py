@@ -154,36 +154,47 @@ class Demultiplexer:
 
     def __init__(self, stdout: int | None = 1, stderr: int | None = 2) -> None:
         self._targets = {0: stdout, 1: stdout, 2: stderr}
-        self._buffer = bytearray()
+        self._rest = b""
         self._left = 0
         self._target: int | None = None
 
     def feed(self, data: bytes) -> None:
-        """Write out what is complete enough; CommandError for what is no frame."""
-        self._buffer += data
-        view, position = bytes(self._buffer), 0
-        while position < len(view):
+        """Write out everything that came; CommandError for what is no frame."""
+        data, position = self._rest + data, 0
+        self._rest = b""
+        pieces: list[bytes] = []
+        while position < len(data):
             if not self._left:
-                if len(view) - position < 8:
+                if len(data) - position < 8:
+                    self._rest = data[position:]
                     break
-                stream, self._left = struct.unpack_from(">BxxxI", view, position)
+                stream = data[position]
+                target = self._targets.get(stream, -1)
+                if target == -1:
+                    self._write(pieces)
+                    self._refuse(stream, data[position + 8 :])
+                if target != self._target:
+                    self._write(pieces)
+                    self._target = target
+                self._left = int.from_bytes(data[position + 4 : position + 8], "big")
                 position += 8
-                if stream == 3:
-                    if len(view) - position < self._left:
-                        self._left, position = 0, position - 8
-                        break
-                    text = view[position : position + self._left].decode("utf-8", "replace")
-                    raise CommandError(f"error from daemon in stream: {text}")
-                if stream not in self._targets:
-                    raise CommandError(f"Unrecognized input header: {stream}")
-                self._target = self._targets[stream]
                 continue
-            piece = view[position : position + self._left]
-            if self._target is not None:
-                write_all(self._target, piece)
+            piece = data[position : position + self._left]
+            pieces.append(piece)
             position += len(piece)
             self._left -= len(piece)
-        del self._buffer[:position]
+        self._write(pieces)
+
+    def _write(self, pieces: list[bytes]) -> None:
+        if pieces and self._target is not None:
+            write_all(self._target, b"".join(pieces))
+        pieces.clear()
+
+    @staticmethod
+    def _refuse(stream: int, text: bytes) -> None:
+        if stream == 3:
+            raise CommandError(f"error from daemon in stream: {text.decode('utf-8', 'replace')}")
+        raise CommandError(f"Unrecognized input header: {stream}")
 
 
 def write_all(fd: int, data: bytes) -> None:

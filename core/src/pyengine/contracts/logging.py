@@ -7,14 +7,20 @@ daemon thread and reads the files by cursor, while the writer writes and after i
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
 from pyengine.contracts.base import Driver, Kind
+from pyengine.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from pyengine.engine.model import Container
 
 STDOUT = 1
 STDERR = 2
@@ -112,3 +118,63 @@ class LoggingDriver(Driver):
     @abstractmethod
     def remove(self, path: Path) -> None:
         """Delete the log and its rotated parts."""
+
+
+def record_attributes(container: Container, options: Mapping[str, str]) -> dict[str, str]:
+    """What a log keeps with each record: the ``attributes`` of :meth:`LoggingDriver.writer`.
+
+    The options are the same for all drivers, and Docker's: ``labels`` and ``env`` list names,
+    ``labels-regex`` and ``env-regex`` match them, ``tag`` is a template of which the plain fields
+    are known (``{{.Name}}``). Raises ``InvalidParameter`` for an expression or a template that is
+    none, so it also serves to check them at create.
+    """
+    found: dict[str, str] = {}
+    environment = dict(item.split("=", 1) for item in container.config.env or () if "=" in item)
+    for option, values in (("labels", container.config.labels or {}), ("env", environment)):
+        found.update(
+            (name, values[name]) for name in options.get(option, "").split(",") if name in values
+        )
+        pattern = options.get(f"{option}-regex", "")
+        if pattern:
+            try:
+                matches = re.compile(pattern).search
+            except re.error as error:
+                raise InvalidParameter(
+                    f"invalid regular expression of log opt '{option}-regex'",
+                    f"{pattern}: {error}",
+                ) from None
+            found.update((name, value) for name, value in values.items() if matches(name))
+    if options.get("tag"):
+        found["tag"] = _tag(container, options["tag"])
+    return found
+
+
+_FIELD = re.compile(r"\{\{-?\s*\.(\w+)\s*-?\}\}")
+
+
+def _tag(container: Container, template: str) -> str:
+    fields = {
+        "ID": container.id[:12],
+        "FullID": container.id,
+        "Name": container.name,
+        "Command": " ".join([container.path, *container.args]),
+        "ImageID": container.image.removeprefix("sha256:")[:12],
+        "ImageFullID": container.image,
+        "ImageName": container.image_name or container.config.image,
+        "Hostname": os.uname().nodename,
+        "DaemonName": "pyengine",
+    }
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in fields:
+            raise InvalidParameter(
+                f"log opt 'tag' asks for .{match[1]}", help="it knows ." + ", .".join(fields)
+            )
+        return fields[match[1]]
+
+    if "{{" in _FIELD.sub("", template):
+        raise InvalidParameter(
+            f"log opt 'tag' is no template that this engine knows: {template}",
+            help="fields like {{.Name}} and text",
+        )
+    return _FIELD.sub(value, template)

@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -156,8 +157,8 @@ class EngineProcess:
         )
         if check and done.returncode != 0:
             raise Failed(
-                f"docker {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}\n"
-                f"--- daemon\n{self.tail()}"
+                f"docker {' '.join(arguments)}: exit {done.returncode}\n"
+                f"{done.stdout}{done.stderr}\n--- daemon\n{self.tail()}"
             )
         return done
 
@@ -316,11 +317,9 @@ def leftovers(engine: EngineProcess, containers: Sequence[str] = ()) -> list[str
             for directory, names, _ in os.walk(cgroup):
                 left += [f"cgroup {directory}/{name}" for name in names if len(name) == 64]
     rules = engine.in_namespace("nft", "list", "ruleset").stdout
-    left += [
-        f"rule {line.strip()}"
-        for line in rules.splitlines()
-        if "dnat" in line and "map" not in line
-    ]
+    # Published ports are elements of maps: "8080 : 172.17.0.2 . 80".
+    elements = re.findall(r"elements = \{([^}]*)\}", rules)
+    left += [f"rule {e.strip()}" for text in elements for e in text.split(",") if " : " in e and "jump" not in e]
     return left
 
 

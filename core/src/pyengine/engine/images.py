@@ -476,9 +476,10 @@ class Images:
         for action, id, labels in removal.events:
             self._emit("image", action, id, {**labels, "name": id})
         layers: dict[str, Sequence[str]] = {}
-        for one in gone:
+        for number, one in enumerate(gone):
             await self._on_thread(self._content.remove, one.id)
-            layers[one.id] = await self._drop_unused(one.chain)
+            later = {chain_id for other in gone[number + 1 :] for chain_id in other.chain}
+            layers[one.id] = await self._drop_unused([c for c in one.chain if c not in later])
         rows: builtins.list[dict[str, str]] = []
         for row in removal.rows:
             rows.append(row)

@@ -214,7 +214,7 @@ class Lifecycle:
             for pending in live.pending:
                 await pending.connect(shim)
             mark = time.monotonic_ns()
-            await shim.start()
+            live.steps += await shim.start()
             self._step(live, "start", mark)
         except BaseException as error:
             await self._failed(live, shim, error)

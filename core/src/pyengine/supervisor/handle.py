@@ -103,11 +103,13 @@ class Shim:
         payload = b"" if value is None else protocol.encode(value)
         return await self.channel.request(type, payload, descriptors)
 
-    async def start(self) -> None:
-        """Run the command. When it cannot be run (``StartError``) nothing is left: shim and
-        container are gone, and no callback is called."""
+    async def start(self) -> list[Step]:
+        """Run the command; what shim and runtime did for it so far, with times.
+
+        When it cannot be run (``StartError``) nothing is left: shim and container are gone, and no
+        callback is called."""
         try:
-            await self.request(Type.START)
+            return _decode_steps((await self.request(Type.START)).payload)
         except Exception:
             if self._given_up:
                 await self.gone()

@@ -324,7 +324,7 @@ class Shim:
     def _trace_steps(self, _message: Message) -> list[Step]:
         return self._steps
 
-    def _start(self, _message: Message) -> None:
+    def _start(self, _message: Message) -> list[Step]:
         if self._status != "created":
             raise Conflict(f"container {self._launch.id[:12]} is {self._status}")
         began = time.monotonic_ns()
@@ -333,6 +333,7 @@ class Shim:
         self._status = "running"
         self._loop.tidy_later()
         self._step("start", began)
+        return self._steps
 
     def _attach(self, message: Message) -> dict[str, int]:
         wants = message.value()

@@ -124,7 +124,7 @@ async def test_slow_client_holds_the_container_and_loses_nothing(bench, read_all
     await asyncio.sleep(0.5)
     log = Path(bench.root / shim.id[:12] / "log")
     # What went past the client is what its buffer, its socket and one chunk hold.
-    assert log.stat().st_size < streams.CLIENT_BOUND + 4 * streams.CHUNK
+    assert log.stat().st_size < streams.CLIENT_BOUND + 512 * 1024
     assert not shim.ended_with.done()
     assert len(frames(await read_all(client.sock))[1]) == total
     assert (await asyncio.wait_for(shim.ended_with, 5)).code == 0

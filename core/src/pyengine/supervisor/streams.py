@@ -20,7 +20,8 @@ from pyengine.contracts.logging import STDERR, STDOUT, LogWriter
 from pyengine.contracts.runtime import Stdio
 from pyengine.supervisor.loop import READ, WRITE, Loop, Timer
 
-CHUNK = 256 * 1024
+#: Larger reads cost more than they save: they outgrow the cache, and the allocator maps each anew.
+CHUNK = 64 * 1024
 #: What one client may have outstanding before the container waits for it.
 CLIENT_BOUND = 1024 * 1024
 #: Pipes of this size let a busy container write on while the shim is at the log.

@@ -69,12 +69,17 @@ class Engine(ABC):
         return timed(self.command(*argv))
 
     @contextmanager
-    def containers(self, count: int, verb: Sequence[str] = ("run", "-d")) -> Iterator[list[str]]:
-        """`count` containers that sleep, made 4 at a time; removed at the end."""
+    def containers(
+        self,
+        count: int,
+        verb: Sequence[str] = ("run", "-d"),
+        process: Sequence[str] = ("sleep", "86400"),
+    ) -> Iterator[list[str]]:
+        """`count` containers that sleep or do as told, made 4 at a time; removed at the end."""
         names = [f"bench-{os.getpid()}-{time.monotonic_ns()}-{n}" for n in range(count)]
 
         def make(name: str) -> None:
-            self.run(*verb, "--name", name, "--network", "none", self.image, "sleep", "86400")
+            self.run(*verb, "--name", name, "--network", "none", self.image, *process)
 
         try:
             with ThreadPoolExecutor(4) as pool:

@@ -37,8 +37,10 @@ def pss_twenty(engine: Engine) -> Iterator[Sample]:
 
 @case("shim-dirty", limit=3, unit="MB", rounds=3, not_on=("podman",))
 def shim_dirty(engine: Engine) -> Iterator[Sample]:
-    """Private_Dirty of a shim (median of 5) after 10 execs in its container"""
-    with engine.containers(5) as names:
+    """Private_Dirty of a shim (median of 5) after 10,000 writes to the log and 10 execs"""
+    writes = "i=0; while [ $i -lt 10000 ]; do echo line $i; i=$((i+1)); done; exec sleep 86400"
+    with engine.containers(5, process=("sh", "-c", writes)) as names:
+        time.sleep(1)
         for name in names:
             for _ in range(10):
                 engine.run("exec", name, "true")

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 
 import pytest
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 from pyengine.contracts.base import DriverContext, Probe, Reconciled
 from pyengine.contracts.firewall import (
@@ -18,7 +19,6 @@ from pyengine.contracts.firewall import (
 )
 from pyengine.errors import Conflict
 from pyengine.testing.firewall import FirewallDriverSuite
-from pyengine.testing.proof import failed_tests
 
 
 def run(*command: str, given: str = "") -> str:
@@ -55,8 +55,14 @@ class PlainFirewall(FirewallDriver):
         self.refuse_double_ports(endpoints)
         self.networks, self.endpoints = networks, endpoints
         self.write()
+        self.forget_flows()
         if change.networks or change.remove_networks:
             self.open_foreign()
+
+    def forget_flows(self) -> None:
+        # Without the program conntrack(8): a module's worth of netlink, done by pyroute2.
+        with NFCTSocket() as kernel:
+            kernel.flush()
 
     def refuse_double_ports(self, endpoints: dict[str, FirewallEndpoint]) -> None:
         keys = [
@@ -273,6 +279,11 @@ class NeverLooks(PlainFirewall):
         return True
 
 
+class KeepsOldFlows(PlainFirewall):
+    def forget_flows(self) -> None:
+        """Rules are only asked for new flows."""
+
+
 class LastOneWins(PlainFirewall):
     def refuse_double_ports(self, endpoints: dict[str, FirewallEndpoint]) -> None:
         """Lets two containers have one port."""
@@ -298,28 +309,30 @@ def suite(driver: type[PlainFirewall]) -> FirewallDriverSuite:
     return Suite()
 
 
-def test_a_plain_driver_passes() -> None:
-    assert failed_tests(suite(PlainFirewall)) == []
+BROKEN: list[tuple[type[PlainFirewall], str]] = [
+    (NoHairpin, "test_published_port_answers_from_everywhere"),
+    (NoLoopback, "test_published_port_answers_from_everywhere"),
+    (TrustsTheWire, "test_loopback_is_not_reached_from_outside"),
+    (LetsEverybodyIn, "test_unpublished_is_not_reached_from_outside"),
+    (LetsEverybodyIn, "test_neighbours_talk_and_bridges_do_not"),
+    (IgnoresIcc, "test_without_icc_only_published_ports"),
+    (IgnoresInternal, "test_internal_knows_no_elsewhere"),
+    (ForgetsForeignDrop, "test_everything_answers_in_spite_of_forward_drop"),
+    (LeavesForeignRules, "test_remove_all_leaves_nothing"),
+    (FlushesEverything, "test_foreign_rules_are_left_alone"),
+    (NeverLooks, "test_flush_is_noticed_and_reconcile_mends"),
+    (KeepsOldFlows, "test_a_client_that_keeps_sending_follows_the_port"),
+    (LastOneWins, "test_change_is_all_or_nothing"),
+    (KeepsStrangers, "test_second_instance_takes_over"),
+]
 
 
-@pytest.mark.parametrize(
-    ("driver", "test"),
-    [
-        (NoHairpin, "test_published_port_answers_from_everywhere"),
-        (NoLoopback, "test_published_port_answers_from_everywhere"),
-        (TrustsTheWire, "test_loopback_is_not_reached_from_outside"),
-        (LetsEverybodyIn, "test_unpublished_is_not_reached_from_outside"),
-        (LetsEverybodyIn, "test_neighbours_talk_and_bridges_do_not"),
-        (IgnoresIcc, "test_without_icc_only_published_ports"),
-        (IgnoresInternal, "test_internal_knows_no_elsewhere"),
-        (ForgetsForeignDrop, "test_everything_answers_in_spite_of_forward_drop"),
-        (LeavesForeignRules, "test_remove_all_leaves_nothing"),
-        (FlushesEverything, "test_foreign_rules_are_left_alone"),
-        (NeverLooks, "test_flush_is_noticed_and_reconcile_mends"),
-        (LastOneWins, "test_change_is_all_or_nothing"),
-        (KeepsStrangers, "test_second_instance_takes_over"),
-    ],
-)
+@pytest.mark.parametrize("test", sorted({test for _, test in BROKEN}))
+def test_a_plain_driver_passes(test: str) -> None:
+    getattr(suite(PlainFirewall), test)()
+
+
+@pytest.mark.parametrize(("driver", "test"), BROKEN)
 def test_broken_drivers_are_found(driver: type[PlainFirewall], test: str) -> None:
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
+    with pytest.raises((AssertionError, pytest.fail.Exception, TimeoutError)):
         getattr(suite(driver), test)()

@@ -17,6 +17,7 @@ Needs root; iptables for the tests with a foreign drop policy.
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,6 +214,29 @@ class FirewallDriverSuite:
             assert world.do(world.driver.intact)
             world.do(world.driver.apply, Change(networks=[FRONT], endpoints=[published(TCP)]))
             assert world.outside.hears(HOST, 8080) == "web"
+
+    def test_a_client_that_keeps_sending_follows_the_port(self) -> None:
+        """A udp client whose flow is older than the port, and older than its move."""
+        with self.world() as world:
+            world.set_up()
+            with world.outside.do(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(PATIENCE)
+                client.bind((OUTSIDE, 5353))
+
+                def answer() -> str:
+                    client.sendto(b"?", (HOST, 8080))
+                    return client.recv(100).decode().partition(" ")[0]
+
+                client.settimeout(SILENCE)
+                with pytest.raises(TimeoutError):
+                    answer()
+                client.settimeout(PATIENCE)
+                world.do(world.driver.apply, Change(endpoints=[published(UDP)]))
+                assert answer() == "web"
+                moved = FirewallEndpoint("p" * 64, FRONT.id, FRONT.bridge, [PEER], [UDP])
+                move = Change(endpoints=[moved], remove_endpoints=["w" * 64])
+                world.do(world.driver.apply, move)
+                assert answer() == "peer"
 
     def test_flush_is_noticed_and_reconcile_mends(self) -> None:
         with self.world() as world:

@@ -16,6 +16,7 @@ from pyengine.contracts.firewall import (
 from pyengine.errors import DriverError, InvalidParameter
 from pyengine.linux import sysctl
 from pyengine_firewall_nftables import foreign, ruleset
+from pyengine_firewall_nftables.conntrack import Conntrack
 from pyengine_firewall_nftables.nft import SONAME, Nft, NftError
 from pyengine_firewall_nftables.state import State
 
@@ -43,6 +44,7 @@ class NftablesFirewall(FirewallDriver):
         self._tag = f"pyengine:{context.engine_id}"
         self._lock = threading.Lock()
         self._nft: Nft | None = None
+        self._conntrack: Conntrack | None = None
         self._state = State()
         # The kernel's generation at which our table was last known to be as it should.
         self._seen: int | None = None
@@ -74,6 +76,9 @@ class NftablesFirewall(FirewallDriver):
             if self._nft is not None:
                 self._nft.close()
                 self._nft = None
+            if self._conntrack is not None:
+                self._conntrack.close()
+                self._conntrack = None
 
     def apply(self, change: Change) -> None:
         with self._lock:
@@ -95,6 +100,7 @@ class NftablesFirewall(FirewallDriver):
             alone = before == self._seen and now == before + bool(plan.commands)
             self._seen = now if alone else None
             self._state.commit(plan)
+            self._forget_flows(change)
             if change.networks or change.remove_networks:
                 self._open_foreign()
 
@@ -169,6 +175,19 @@ class NftablesFirewall(FirewallDriver):
                 if content and content.get("elem"):
                     found[content["name"]] += len(content["elem"])
         return found
+
+    def _forget_flows(self, change: Change) -> None:
+        ports: dict[int, set[int]] = {}
+        for endpoint in change.endpoints:
+            for port in endpoint.ports:
+                if port.protocol == "udp":
+                    span = range(port.host_port, port.host_port + port.count)
+                    ports.setdefault(6 if ":" in port.host_ip else 4, set()).update(span)
+        if ports and self._conntrack is None:
+            self._conntrack = Conntrack()
+        for version, numbers in ports.items():
+            if self._conntrack is not None:
+                self._conntrack.forget_udp(version, numbers)
 
     def _open_foreign(self) -> None:
         """See to foreign drop policies; what fails here is said by ``warnings``."""

@@ -282,3 +282,34 @@ def test_speed(path: Path) -> None:
     assert size == len(chunk) * 200
     assert size / written > 60e6
     assert size / taken > 50e6
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bounds_hold_for_each_record(path: Path, seed: int) -> None:
+    """Whole blocks are compared by seconds; the records at the edges one by one."""
+    source = random.Random(seed)
+    moments = [EPOCH]
+    for _ in range(3000):
+        step = source.choice((0, 1, 100_000_000, 900_000_000, 3_000_000_000))
+        moments.append(moments[-1] + step)
+    writer = driver().writer(path, {"max-size": "-1"}, {})
+    for number, moment in enumerate(moments):
+        stream = STDERR if seed % 2 and number % 50 == 0 else STDOUT
+        writer.write(stream, b"%d\n" % number, moment)
+    writer.close()
+    for _ in range(12):
+        since, until = sorted(source.choices(moments, k=2))
+        since, until = source.choice(((since, until), (since, 0), (0, until)))
+        query = LogQuery(since=since, until=until, timestamps=bool(source.getrandbits(1)))
+        lines = b"".join(data for _, data in read(path, query)).splitlines()
+        numbers = [int(line.split()[-1]) for line in lines]
+        assert numbers == [
+            number
+            for number, moment in enumerate(moments)
+            if moment >= since and (not until or moment <= until)
+        ]
+        if query.timestamps:
+            assert all(
+                parse_time(line.split()[0]) == moments[number]
+                for line, number in zip(lines, numbers, strict=True)
+            )

@@ -20,6 +20,7 @@ from urllib.parse import quote_plus
 import msgspec
 
 from pyengine.contracts.logging import STDERR, STDOUT, LogChunk, LogQuery
+from pyengine_log_json_file.encode import timestamp
 
 #: No block may be longer: what comes out is never longer than what went in, and a
 #: :class:`LogChunk` holds at most this much, or one record.
@@ -36,6 +37,8 @@ _PLAIN = {
     STDOUT: re.compile(rb'(?:stdout","time":"[-:.T\d]{19,29}(?:Z\n|Z$))*'),
     STDERR: re.compile(rb'(?:stderr","time":"[-:.T\d]{19,29}(?:Z\n|Z$))*'),
 }
+#: Where the time, and its seconds, are in the rest of such a record.
+_TIME, _SECOND = slice(16, None), slice(16, 35)
 _CACHED = 1024
 
 _string = msgspec.json.Decoder(str)
@@ -71,11 +74,9 @@ class Decoder:
     def __init__(self, query: LogQuery) -> None:
         self._query = query
         self._rests: dict[bytes, _Rest | None] = {}
-        self._simple = [
-            stream
-            for stream, wanted in ((STDOUT, query.stdout), (STDERR, query.stderr))
-            if wanted and not (query.timestamps or query.details or query.since or query.until)
-        ]
+        # What whole blocks are compared with: records of these seconds need a closer look.
+        self._since = timestamp(query.since)[:19] if query.since else b""
+        self._until = timestamp(query.until)[:19] if query.until else b"~"
 
     def decode(self, block: bytes) -> Iterator[LogChunk]:
         """Yield what ``block`` (ending in a newline) holds for the query, in order."""
@@ -95,14 +96,26 @@ class Decoder:
             yield from self._slowly(damaged)
 
     def _records(self, records: list[_Parts]) -> Iterator[LogChunk]:
-        stream = self._one_stream({record[2] for record in records})
+        texts: list[bytes]
+        rests = {record[2] for record in records}
+        stream = self._one_stream(rests)
         if stream:
-            data = _unescape(b"".join([record[0] for record in records]))
-            if data is not None:
-                yield from _chunks(stream, data, parse_time(records[-1][2][16:]))
+            first = min(rest[_SECOND] for rest in rests)
+            last = max(rest[_SECOND] for rest in rests)
+            if last < self._since or first > self._until or not self._wanted(stream):
                 return
+            if first > self._since and last < self._until:
+                if self._query.timestamps:
+                    shown = {rest: _fixed(rest[_TIME]) + b" " for rest in rests}
+                    texts = [shown[record[2]] + record[0] for record in records]
+                else:
+                    texts = [record[0] for record in records]
+                data = _unescape(b"".join(texts))
+                if data is not None:
+                    yield from _chunks(stream, data, parse_time(records[-1][2][_TIME]))
+                    return
         held: list[_Parts] = []
-        texts: list[bytes] = []
+        texts = []
         stream = time = 0
         for key, group in groupby(records, key=_rest):
             rest = self._rest(key)
@@ -125,11 +138,15 @@ class Decoder:
             yield from self._release(held, texts, stream, time)
 
     def _one_stream(self, rests: set[bytes]) -> int:
-        """The stream, if the query wants all records with these rests, and just as they are."""
-        for stream in self._simple:
-            if _PLAIN[stream].fullmatch(b"\n".join(rests)):
-                return stream
+        """The stream of all records with these rests, if they are of the plain kind; or 0."""
+        if not self._query.details:
+            for stream, plain in _PLAIN.items():
+                if plain.fullmatch(b"\n".join(rests)):
+                    return stream
         return 0
+
+    def _wanted(self, stream: int) -> bool:
+        return self._query.stdout if stream == STDOUT else self._query.stderr
 
     def _release(
         self, records: Sequence[_Parts], texts: list[bytes], stream: int, time: int

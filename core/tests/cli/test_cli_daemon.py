@@ -19,6 +19,8 @@ import pytest
 from pyengine.cli import autostart, clickgroup, session
 from pyengine.cli.client import Client, CommandError
 from pyengine.cli.http import Endpoint
+from pyengine.contracts.base import Kind
+from pyengine.errors import ConfigError
 
 Run = Callable[..., Any]
 
@@ -192,22 +194,38 @@ def test_drivers(pyengine: Run, monkeypatch: pytest.MonkeyPatch) -> None:
             help="modprobe ipvlan",
         ),
     ]
-    monkeypatch.setattr(drivers, "survey", lambda: found)
-    lines = pyengine("drivers").out.splitlines()
+    asked: list[Any] = []
+
+    def survey(kinds: Any, chosen: Any) -> list[drivers.DriverStatus]:
+        asked.append((kinds, chosen))
+        return [status for status in found if status.kind in kinds]
+
+    monkeypatch.setattr(drivers, "survey", survey)
+    lines = pyengine("--driver", "storage=overlay2", "drivers").out.splitlines()
+    assert asked[0][1][Kind.STORAGE] == ["overlay2"]
     assert lines[0].split() == ["KIND", "NAME", "PACKAGE", "VERSION", "AVAILABLE"]
-    assert lines[1].split() == [
-        "storage",
-        "overlay2",
-        "*",
-        "pyengine-storage-overlay2",
-        "0.1.0",
-        "yes",
-    ]
+    package = "pyengine-storage-overlay2"
+    assert lines[1].split() == ["storage", "overlay2", "*", package, "0.1.0", "yes"]
     assert lines[-2:] == ["network ipvlan: the kernel has no ipvlan", "  modprobe ipvlan"]
     shown = json.loads(pyengine("drivers", "--format", "json", "network").out)
     assert [status["name"] for status in shown] == ["ipvlan"]
-    outcome = pyengine("drivers", "foo")
-    assert outcome.err == 'no driver of kind "foo"; there are: network, storage\n'
+    assert pyengine("drivers", "foo").err.startswith('no driver is of kind "foo"; the kinds are ')
+
+
+def test_errors_of_the_engines_own_code_show_help(
+    pyengine: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyengine import config
+
+    def load(_: list[str]) -> None:
+        raise ConfigError("the configuration has errors", "line 3", "nothing was started")
+
+    monkeypatch.setattr(config, "load", load)
+    outcome = pyengine("drivers")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "pyengine: the configuration has errors: line 3\n  help: nothing was started\n"
+    )
 
 
 @click.command()

@@ -16,6 +16,7 @@ from pyengine.cli import registry
 from pyengine.cli.client import CommandError
 from pyengine.cli.flags import Command, Options, UsageError, parse
 from pyengine.cli.session import GLOBAL_FLAGS, Session
+from pyengine.errors import EngineError
 
 
 def run(argv: list[str] | None = None) -> int:
@@ -33,6 +34,14 @@ def run(argv: list[str] | None = None) -> int:
         if str(error):
             print(error, file=sys.stderr)
         return error.code
+    except EngineError as error:
+        print(
+            f"pyengine: {error.brief}" + (f": {error.detail}" if error.detail else ""),
+            file=sys.stderr,
+        )
+        if error.help:
+            print(f"  help: {error.help}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:

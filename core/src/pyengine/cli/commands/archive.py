@@ -162,10 +162,10 @@ def _from_container(client: Client, container: str, source: str, target: str, fo
 def _extract(archive: tarfile.TarFile, source: str, target: str, contents_only: bool) -> None:
     into = os.path.isdir(target)
     if not into and target.endswith("/"):
-        raise CommandError(f'destination directory "{target}" must exist')
+        raise CommandError("no such directory")
     if not into and not os.path.isdir(os.path.dirname(os.path.abspath(target))):
         raise CommandError(
-            f"invalid output path: directory {os.path.dirname(target)} does not exist"
+            f'invalid output path: directory "{os.path.dirname(target)}" does not exist'
         )
     for member in archive:
         _, _, rest = member.name.partition("/")
@@ -229,7 +229,7 @@ def _to_container(
         folder, name = target, "."
     else:
         if target.endswith("/") and stat is None and not os.path.isdir(real):
-            raise CommandError(f'destination directory "{container}:{target}" must exist')
+            raise CommandError("no such directory")
         folder, name = os.path.split(target.rstrip("/"))
     with tempfile.TemporaryFile() as buffer:
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:

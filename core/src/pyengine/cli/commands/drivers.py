@@ -27,7 +27,7 @@ def rows(found: list[DriverStatus]) -> str:
     text = table.align("\n".join([*lines, ""]), minimum=8, padding=3)
     text = "\n".join(line.rstrip() for line in text.split("\n"))
     if any(status.chosen for status in found):
-        text += "\n* chosen for this host\n"
+        text += "\n* configured for this engine\n"
     for status in found:
         if not status.available:
             text += f"\n{status.kind} {status.name}: {status.reason}\n"
@@ -42,17 +42,22 @@ def rows(found: list[DriverStatus]) -> str:
     [Flag("format", "", "string", "Output format: table or json", default="table")],
     at_most=1,
 )
-def drivers(_: Session, options: Options, arguments: list[str]) -> int:
+def drivers(session: Session, options: Options, arguments: list[str]) -> int:
+    from pyengine import config
+    from pyengine.contracts.base import Kind
     from pyengine.drivers import survey
 
     if options["format"] not in ("table", "json"):
         raise CommandError(f'unknown format "{options["format"]}": must be "table" or "json"')
-    found = survey()
-    if arguments:
-        kinds = sorted({status.kind for status in found})
-        if arguments[0] not in kinds:
-            raise CommandError(f'no driver of kind "{arguments[0]}"; there are: {", ".join(kinds)}')
-        found = [status for status in found if status.kind == arguments[0]]
+    try:
+        kinds = [Kind(word) for word in arguments] or list(Kind)
+    except ValueError:
+        known = ", ".join(kind.value for kind in Kind)
+        raise CommandError(f'no driver is of kind "{arguments[0]}"; the kinds are {known}')
+    flags = [word for driver in session.options["driver"] for word in ("--driver", driver)]
+    choices = config.load(flags).config.choices()
+    chosen = {kind: [choice.name] for kind, choice in choices.items() if choice.name}
+    found = survey(kinds, chosen)
     if options["format"] == "json":
         import msgspec
 

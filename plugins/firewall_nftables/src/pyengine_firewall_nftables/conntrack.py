@@ -4,17 +4,24 @@ Rules of translation are asked for the first packet of a flow only. A client tha
 datagrams keeps its flow, and with it the translation of yesterday: none, or to a container that is
 gone. So flows to a port that was just published are dropped, and their next packet finds the rule.
 
+The kernel looks through its whole table for that, 5 to 25 ms with the usual 262,144 buckets, so it is
+done beside the caller: a container's start does not wait, and a client that speaks udp sends again.
+
 Source: linux/netfilter/nfnetlink_conntrack.h; filtering in the kernel since Linux 5.8.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Collection, Iterator, Mapping
 
 from pyengine.faults import failpoint
 from pyengine.linux.netlink import attribute, nest, parse, u32
+
+log = logging.getLogger(__name__)
 
 _NETLINK_NETFILTER = 12
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
@@ -34,9 +41,26 @@ class Conntrack:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
         self._sequence = 0
+        self._lock = threading.Lock()
 
     def close(self) -> None:
-        self._socket.close()
+        with self._lock:
+            self._socket.close()
+
+    def forget_udp_soon(self, ports: Mapping[int, Collection[int]]) -> None:
+        """:meth:`forget_udp` for ports by IP version, on a thread that ends with it."""
+
+        def work() -> None:
+            with self._lock:
+                for version, numbers in ports.items():
+                    if self._socket.fileno() < 0:
+                        return
+                    try:
+                        self.forget_udp(version, numbers)
+                    except OSError as error:
+                        log.warning("old udp flows to published ports go on: %s", error)
+
+        threading.Thread(target=work, name="conntrack", daemon=True).start()
 
     def forget_udp(self, version: int, ports: Collection[int]) -> int:
         """Drop flows of IP ``version`` to one of ``ports`` that are translated or end at this host;

@@ -183,11 +183,10 @@ class NftablesFirewall(FirewallDriver):
                 if port.protocol == "udp":
                     span = range(port.host_port, port.host_port + port.count)
                     ports.setdefault(6 if ":" in port.host_ip else 4, set()).update(span)
-        if ports and self._conntrack is None:
-            self._conntrack = Conntrack()
-        for version, numbers in ports.items():
-            if self._conntrack is not None:
-                self._conntrack.forget_udp(version, numbers)
+        if ports:
+            if self._conntrack is None:
+                self._conntrack = Conntrack()
+            self._conntrack.forget_udp_soon(ports)
 
     def _open_foreign(self) -> None:
         """See to foreign drop policies; what fails here is said by ``warnings``."""

@@ -1,0 +1,5 @@
+"""Volume driver local."""
+
+from pyengine_volume_local.driver import Local
+
+__all__ = ["Local"]

@@ -4,8 +4,9 @@ Rules of translation are asked for the first packet of a flow only. A client tha
 datagrams keeps its flow, and with it the translation of yesterday: none, or to a container that is
 gone. So flows to a port that was just published are dropped, and their next packet finds the rule.
 
-The kernel looks through its whole table for that, 5 to 25 ms with the usual 262,144 buckets, so it is
-done beside the caller: a container's start does not wait, and a client that speaks udp sends again.
+The kernel looks through its whole table for that, 5 to 25 ms with the usual 262,144 buckets, so it
+is done beside the caller: a container's start does not wait, and a client that speaks udp sends
+again.
 
 Source: linux/netfilter/nfnetlink_conntrack.h; filtering in the kernel since Linux 5.8.
 """

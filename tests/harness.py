@@ -33,7 +33,15 @@ class EngineProcess:
     ``kill`` and ``start`` again give the next daemon on the same data.
     """
 
-    def __init__(self, root: Path, docker: str, *flags: str, env: dict[str, str] | None = None):
+    def __init__(
+        self,
+        root: Path,
+        docker: str,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        python: str = sys.executable,
+    ) -> None:
+        self.python = python
         self.root = root
         self.data = root / "data"
         self.run = root / "run"
@@ -58,7 +66,7 @@ class EngineProcess:
         """Start a daemon and wait until it answers."""
         command = [
             "nsenter", f"--net=/run/netns/{self.namespace}", "--",
-            sys.executable, "-m", "pyengine", "daemon",
+            self.python, "-m", "pyengine", "daemon",
             "--data-root", str(self.data), "--exec-root", str(self.run),
             "-H", f"unix://{self.socket}", *self.flags, *flags,
         ]  # fmt: skip
@@ -319,7 +327,12 @@ def leftovers(engine: EngineProcess, containers: Sequence[str] = ()) -> list[str
     rules = engine.in_namespace("nft", "list", "ruleset").stdout
     # Published ports are elements of maps: "8080 : 172.17.0.2 . 80".
     elements = re.findall(r"elements = \{([^}]*)\}", rules)
-    left += [f"rule {e.strip()}" for text in elements for e in text.split(",") if " : " in e and "jump" not in e]
+    left += [
+        f"rule {e.strip()}"
+        for text in elements
+        for e in text.split(",")
+        if " : " in e and "jump" not in e
+    ]
     return left
 
 

@@ -248,12 +248,12 @@ class TarReader:
         while position < len(body):
             space = body.find(b" ", position, position + 20)
             length = self._decimal(body[position:space]) if space > 0 else 0
-            record = body[space + 1 : position + length]
-            key, equals, value = record.partition(b"=")
-            if not key or not equals or not value.endswith(b"\n"):
+            end = position + length
+            key, equals, value = body[space + 1 : end].partition(b"=")
+            if end > len(body) or not key or not equals or not value.endswith(b"\n"):
                 raise self._bad("malformed pax record")
             records.append((key, value[:-1]))
-            position += length
+            position = end
         return records
 
     def _time(self, text: bytes) -> int:

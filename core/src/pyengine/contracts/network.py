@@ -132,7 +132,12 @@ class NetworkDriver(Driver):
         """Undo ``join``. ``netns`` is None when the namespace is gone already."""
 
     def firewall_view(self, network: NetworkRecord) -> BridgeInfo | None:
-        """What the firewall has to do for this network; None: nothing (no bridge of ours)."""
+        """What the firewall has to do for this network; None: nothing (no bridge of ours).
+
+        Published ports answer on 127.0.0.1 and to the container itself only if the bridge has
+        ``route_localnet`` and, where br_netfilter is on, its ports are in hairpin mode: both are
+        this driver's to set.
+        """
         return None
 
     @abstractmethod

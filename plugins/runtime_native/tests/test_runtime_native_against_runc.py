@@ -31,9 +31,12 @@ OWN = re.compile(
 ACCEPTED = (
     # The mounts are read-only either way. runc also makes the file system itself so, which for
     # sysfs would reach other mounts of it.
-    (r"(.* - (?:sysfs|tmpfs) \w+) ro", r"{} rw.*"),
+    (r"(.* - (?:sysfs|tmpfs) \w+) ro(?:,.*)?", r"{} rw.*"),
     # runc 1.1 leaves the directory of the hierarchies writable.
     (r"/ (/sys/fs/cgroup) rw,(?:.*)", r"/ {} ro,.*"),
+    # Version 2 in the host's cgroup namespace: ours is a bind of the host's mount and keeps that
+    # one's source and options, runc's is mounted anew.
+    (r"/ (/sys/fs/cgroup ro,[a-z,]+) - cgroup2 .*", r"/ {} - cgroup2 .*"),
 )
 
 

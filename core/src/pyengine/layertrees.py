@@ -284,11 +284,18 @@ class LayerTrees(StorageDriver):
         for name in self._layers.discard_half_made():
             done.removed.append(f"half-made layer {name}")
         present = set(self._layers.names())
-        for name in sorted(present, reverse=True):
+        needed = {self._meta(id).parent for id in known}
+        needed |= {self._meta(name).parent for name in needed if name.endswith(_INIT)}
+        for name in sorted(present):
             base = name.removesuffix(_INIT)
-            if base not in known and base != _EMPTY and _is_id(base):
-                self._discard(name)
-                done.removed.append(f"layer {name}")
+            if base in known or base == _EMPTY or not _is_id(base):
+                continue
+            if name in needed:
+                # The tree is whole without it, but not what changed in it.
+                done.failed.append(f"layer {name} is not known, but known layers stand on it")
+                continue
+            self._discard(name)
+            done.removed.append(f"layer {name}")
         done.failed += [f"layer {id} is missing" for id in known if id not in present]
         meta = Path(self._root, "meta")
         if meta.is_dir():

@@ -512,6 +512,14 @@ async def test_containers_keep_their_image(world: World) -> None:
     assert (await world.images.remove(id, force=True))[0] == {"Deleted": id}
 
 
+async def test_an_image_in_use_is_not_removed(world: World) -> None:
+    id = await world.imported("a:1")
+    with world.images.using(id), pytest.raises(Conflict, match="being created"):
+        await world.images.remove("a:1", force=True)
+    assert world.images.get("a:1").id == id
+    await world.images.remove("a:1")
+
+
 async def test_children_keep_their_parent(world: World) -> None:
     history = [{"created_by": "base"}]
     parent = config([BASE], history=history)

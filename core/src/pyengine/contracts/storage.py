@@ -171,5 +171,6 @@ class StorageDriver(Driver):
 
         Removes layers, mounts and half-made things that are not known; mounts writable layers that
         ought to be mounted and are not; leaves mounted what is. Never touches what another engine
-        (another root) made. Layers that are known but missing are named in ``failed``.
+        (another root) made. Layers that are known but missing are named in ``failed``, and so are
+        unknown ones that known layers stand on, which stay.
         """

@@ -18,9 +18,9 @@ import secrets
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
@@ -34,7 +34,7 @@ from pyengine.engine.image_filters import select
 from pyengine.engine.image_records import Image, Layer
 from pyengine.engine.image_removal import Removal, Users
 from pyengine.engine.model import ContainerConfig
-from pyengine.errors import EngineError, InvalidParameter, NotFound, Unsupported
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
 from pyengine.faults import failpoint
 from pyengine.oci import reference
 from pyengine.oci.changes import apply_changes
@@ -94,6 +94,7 @@ class Images:
         self._layers = database.load(self._layer_table, Layer)
         self._names = {name: id for id, image in self._images.items() for name in image.references}
         self._pins: Counter[str] = Counter()
+        self._uses: Counter[str] = Counter()
         self._layer_locks: dict[str, asyncio.Lock] = {}
         self._lock = asyncio.Lock()
         # Slow clients may hold many of these for long; nobody else shall wait for them.
@@ -169,6 +170,16 @@ class Images:
                 f"start the engine with --storage-driver {driver} and load the image there",
             )
         return self._storage_id(image.chain[-1])
+
+    @contextmanager
+    def using(self, id: str) -> Iterator[None]:
+        """Image ``id`` cannot be removed within the block: for a container that is being made, and
+        is not among the users yet."""
+        self._uses[id] += 1
+        try:
+            yield
+        finally:
+            self._uses[id] -= 1
 
     def metadata(self, ref: str) -> dict[str, Any]:
         """``GraphDriver`` of inspect."""
@@ -460,6 +471,12 @@ class Images:
         async with self._lock:
             removal = Removal(self._images, self._users)
             removal.plan(self.get(ref), ref, force, prune)
+            for id in removal.deleted:
+                if self._uses[id]:
+                    raise Conflict(
+                        f"conflict: unable to delete {id[7:19]} (cannot be forced) - "
+                        "a container is being created from it"
+                    )
             changes: builtins.list[Change] = []
             kept: dict[str, Image] = {}
             for id, names in removal.untagged.items():

@@ -745,6 +745,18 @@ class StorageDriverSuite:
         bench.again().reconcile(bench.known(base))
         assert bench.mounts() == []
 
+    def test_reconcile_keeps_what_known_layers_stand_on(self, bench: Bench) -> None:
+        base = bench.apply(file("a", b"1"))
+        id = bench.id()
+        bench.driver.prepare(id, base, {}, mountpoints=True)
+        (bench.driver.mount(id) / "b").write_text("x")
+        bench.driver.unmount(id)
+        known = {id: LayerRecord(id=id, parent=base, writable=True)}
+        done = bench.again().reconcile(known)
+        assert base in str(done.failed)
+        assert {"a", "b"} <= set(os.listdir(bench.driver.mount(id)))
+        assert bench.driver.changes(id) == [Change("/b", ChangeKind.ADDED)]
+
     def test_another_engine_is_left_alone(self, bench: Bench) -> None:
         other = Bench(bench._factory, Path(tempfile.mkdtemp(dir=bench.root)), on_disk=True)
         base = other.apply(file("a"))

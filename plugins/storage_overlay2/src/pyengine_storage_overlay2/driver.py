@@ -382,11 +382,16 @@ class Overlay2(StorageDriver):
         for name in self._layers.discard_half_made():
             done.removed.append(f"half-made layer {name}")
         present = set(self._layers.names()) - {"l"}
-        for name in sorted(present, reverse=True):  # <id>-init goes before <id>
+        needed = self._ancestors(known)
+        for name in sorted(present):
             base = name.removesuffix(_INIT)
-            if _is_ours(base) and base not in known and base != _EMPTY:
-                self._discard(name)
-                done.removed.append(f"layer {name}")
+            if not _is_ours(base) or base in known or base == _EMPTY:
+                continue
+            if name in needed:
+                done.failed.append(f"layer {name} is not known, but known layers stand on it")
+                continue
+            self._discard(name)
+            done.removed.append(f"layer {name}")
         self._repair_shared(done)
         for id, record in known.items():
             if id not in present:
@@ -398,6 +403,16 @@ class Overlay2(StorageDriver):
                 done.failed.append(f"layer {id}: {error}")
         self._drop_dangling_links(done)
         return done
+
+    def _ancestors(self, known: Mapping[str, LayerRecord]) -> set[str]:
+        found: set[str] = set()
+        for id in known:
+            for link in filter(None, self._read(id, "lower").split(":")):
+                try:
+                    found.add(os.readlink(f"{self._root}/{link}").split("/")[1])
+                except OSError:
+                    continue  # what is lost is found out when it is needed
+        return found
 
     # Nothing here calls fsync but ``apply``: after a power failure the newest small files may be
     # empty. Directories and symlinks are as they were, and say enough to write the files again.

@@ -16,6 +16,7 @@ from pyengine.contracts.base import Kind
 from pyengine.contracts.logging import LogChunk, LogQuery
 from pyengine.contracts.runtime import RuntimeStats
 from pyengine.contracts.storage import Change, StorageDriver
+from pyengine.contracts.volume import VolumeRecord
 from pyengine.drivers import Drivers
 from pyengine.engine import mounts, names
 from pyengine.engine.attachments import PendingAttachment
@@ -34,7 +35,7 @@ from pyengine.engine.model import (
     Status,
 )
 from pyengine.engine.processes import top
-from pyengine.engine.registry import Live, Registry
+from pyengine.engine.registry import TABLE, Live, Registry
 from pyengine.engine.removal import Removals
 from pyengine.engine.resolv import check_extra_hosts
 from pyengine.engine.sandbox import Sandboxes
@@ -47,6 +48,7 @@ from pyengine.oci.resources import from_host_config
 from pyengine.oci.spec import EngineOptions
 from pyengine.oci.validate import adapt, check_resources, check_settings
 from pyengine.state.database import Change as RecordChange
+from pyengine.state.database import Delete, Put
 from pyengine.supervisor.records import Step
 
 if TYPE_CHECKING:
@@ -164,6 +166,7 @@ class Containers:
         self._registry.reserve(record.name, record.id)
         storage = self._storage(record)
         calls = self._calls(Kind.STORAGE, storage.name)
+        made: Sequence[VolumeRecord] = []
         try:
             asked = networking.endpoints_config or {}
             record.networks = self._sandboxes.plan(record, asked)
@@ -171,8 +174,9 @@ class Containers:
             mounts.check_sources([p for p in record.mounts if not _creates(p)])
             changes, made = await self._make_volumes(record)
             if changes:
+                # Anonymous volumes are nobody's without the container: a crash takes both.
                 record.phase = "creating"
-                await self._registry.database.commit(*changes)
+                await self._registry.database.commit(Put(TABLE, record.id, record), *changes)
                 for volume in made:
                     self._volumes.made(volume)
             parent = self._images.layer(image.id, storage.name)
@@ -188,6 +192,11 @@ class Containers:
             self._registry.release(record.name)
             with contextlib.suppress(EngineError, OSError):
                 await calls(storage.remove, record.layer)
+            if made:
+                await self._registry.database.commit(Delete(TABLE, record.id))
+                for volume in made:
+                    with contextlib.suppress(EngineError, OSError):
+                        await self._volumes.remove(volume.name, force=True)
             raise
         self._events.emit("container", "create", record.id, attributes(record))
         return record.id, warnings
@@ -460,7 +469,7 @@ class Containers:
 
     async def _make_volumes(
         self, record: Container
-    ) -> tuple[Sequence[RecordChange], Sequence[Any]]:
+    ) -> tuple[Sequence[RecordChange], Sequence[VolumeRecord]]:
         changes: list[RecordChange] = []
         made = []
         for point in record.mounts:

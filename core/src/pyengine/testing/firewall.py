@@ -35,7 +35,8 @@ from pyengine.contracts.firewall import (
     PublishedPort,
 )
 from pyengine.errors import EngineError
-from pyengine.testing.netlab import PATIENCE, SILENCE, Station, bridge, cable, stations
+from pyengine.testing import netlab
+from pyengine.testing.netlab import SILENCE, Station, bridge, cable, stations
 
 T = TypeVar("T")
 
@@ -233,7 +234,7 @@ class FirewallDriverSuite:
 
                 def found(name: str) -> bool:
                     """A driver may take a moment: datagrams are sent again."""
-                    end = time.monotonic() + PATIENCE
+                    end = time.monotonic() + netlab.PATIENCE
                     while (answered := answer()) != name and time.monotonic() < end:
                         time.sleep(0.02)
                     return answered == name
@@ -411,7 +412,7 @@ class World:
         for protocol in ("tcp", "udp"):
             for name, (station, address) in ways.items():
                 # Once it is lost, it is only about how much is.
-                answer = station.ask(address, 8080, protocol, SILENCE if silent else PATIENCE)
+                answer = station.ask(address, 8080, protocol, SILENCE if silent else None)
                 if answer is None or answer[0] != "web":
                     silent.append(f"{name} by {protocol}")
         assert silent == [], "no answer for these"

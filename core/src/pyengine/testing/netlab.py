@@ -95,13 +95,14 @@ class Station:
         threading.Thread(target=run, args=(server,), daemon=True).start()
 
     def ask(
-        self, address: str, port: int, protocol: str = "tcp", patience: float = PATIENCE
+        self, address: str, port: int, protocol: str = "tcp", patience: float | None = None
     ) -> tuple[str, str] | None:
-        """(name of who answered, address it saw us from), or None if nobody answered in time."""
+        """(name of who answered, address it saw us from), or None if nobody answered within
+        ``patience`` (``PATIENCE``) seconds."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         with self.do(socket.socket, family, kind) as client:
-            client.settimeout(patience)
+            client.settimeout(PATIENCE if patience is None else patience)
             try:
                 client.connect((address, port))
                 if protocol == "udp":

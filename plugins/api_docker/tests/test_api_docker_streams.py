@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from typing import Any
 
@@ -464,3 +465,25 @@ async def test_log_lines_are_frames_but_for_clients_that_copy(client: Any) -> No
     agent = "User-Agent: Docker-Client/28.2.2 (linux)\r\n"
     answer = await client.ask("GET", "/containers/a1/logs?stdout=1", None, agent)
     assert answer.body == frame(1, b"a\nb\n")
+
+
+async def test_nothing_is_left_of_many_hijacks(client: Any, make_container: Any) -> None:
+    interactive(client, make_container)
+    counts = []
+    for _ in range(3):
+        for number in range(60):
+            reader, writer, _, far = await attach(client)
+            writer.write(b"x")
+            if number % 3 == 0:
+                writer.write_eof()
+            if number % 2:
+                far.far.close()
+                await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            await asyncio.wait_for(far.closed, 5)
+            far.far.close()
+        client.engine.containers.attachments.clear()
+        await asyncio.sleep(0.1)
+        counts.append((len(os.listdir("/proc/self/fd")), len(client.frontend._server.connections)))
+    assert counts[1] == counts[2]
+    assert counts[2][1] == 0

@@ -57,7 +57,7 @@ def sample(container: Container, stats: RuntimeStats, before: Body | None) -> Bo
         "preread": before["read"] if before else timestamps.NEVER,
         "pids_stats": _known(current=stats.pids, limit=stats.pids_limit or -1),
         "blkio_stats": {
-            **dict.fromkeys(_BLKIO),
+            **{name: [] for name in _BLKIO},
             "io_service_bytes_recursive": _blkio(stats.blkio_bytes),
             "io_serviced_recursive": _blkio(stats.blkio_operations),
         },

@@ -30,6 +30,9 @@ OLDEST_VERSION = "1.24"
 _VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
 #: How many connections may wait to be accepted: ``docker compose up`` opens many at once.
 BACKLOG = 512
+#: Build arguments travel in the query and credentials in headers; Go's server takes 1 MiB in all.
+LONGEST_LINE = 1 << 20
+MOST_HEADERS = 1024
 
 
 class DockerFrontend(Frontend):
@@ -45,6 +48,9 @@ class DockerFrontend(Frontend):
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=3600,
+            max_line_size=LONGEST_LINE,
+            max_field_size=LONGEST_LINE,
+            max_headers=MOST_HEADERS,
             logger=log,
         )
         self._listeners: list[asyncio.AbstractServer] = []

@@ -120,8 +120,10 @@ def image_summary(record: Image, version: int, containers: int) -> Body:
     """An entry of ``GET /images/json``. ``containers``: how many use it, -1 if nobody counted."""
     tags: list[str] | None = list(record.repo_tags)
     digests: list[str] | None = list(record.repo_digests)
-    if version < 43 and not tags and not digests:
-        tags, digests = ["<none>:<none>"], ["<none>@<none>"]
+    if version < 43:
+        if not tags and not digests:
+            tags, digests = ["<none>:<none>"], ["<none>@<none>"]
+        tags, digests = tags or None, digests or None
     body: Body = {
         "Containers": containers,
         "Created": timestamps.parse(record.created) // 10**9,
@@ -150,8 +152,6 @@ def image(record: Image, version: int, graph: Mapping[str, Any]) -> Body:
     if record.created != timestamps.NEVER or version < 44:
         body["Created"] = record.created
     if version < 45:
-        # which container an image was committed from, long before builders
-        body["Container"] = ""
         body["ContainerConfig"] = views.config(ContainerConfig()) | {"Labels": None}
     body |= {
         "DockerVersion": record.docker_version,

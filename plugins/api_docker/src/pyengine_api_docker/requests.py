@@ -6,7 +6,6 @@ from msgspec import field
 
 from pyengine.engine.model import (
     ContainerConfig,
-    EndpointSettings,
     HostConfig,
     NetworkingConfig,
     Wire,
@@ -78,16 +77,6 @@ class CreateNetwork(Wire):
     ipam: Ipam | None = field(name="IPAM", default=None)
     options: dict[str, str] | None = None
     labels: dict[str, str] | None = None
-
-
-class Connect(Wire):
-    container: str = ""
-    endpoint_config: EndpointSettings | None = None
-
-
-class Disconnect(Wire):
-    container: str = ""
-    force: bool = False
 
 
 class CreateVolume(Wire):

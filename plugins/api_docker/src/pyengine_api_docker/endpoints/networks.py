@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from pyengine.engine.model import EndpointSettings
 from pyengine.engine.networks import NetworkRequest
 from pyengine.errors import InvalidParameter, NotFound, Unsupported
 from pyengine_api_docker import objects, requests
@@ -72,20 +71,14 @@ async def remove(call: Call) -> web.StreamResponse:
 
 
 async def connect(call: Call) -> web.StreamResponse:
-    body = await call.body(requests.Connect)
-    settings = body.endpoint_config or EndpointSettings()
-    if call.version < 44:
-        settings.mac_address = ""
-    if call.version < 48:
-        settings.gw_priority = 0
-    await call.engine.containers.connect(body.container, call.name, settings)
-    return empty(200)
+    raise Unsupported(
+        "connecting a container to a further network is not in this version of pyengine",
+        help="name all its networks when it is created",
+    )
 
 
 async def disconnect(call: Call) -> web.StreamResponse:
-    body = await call.body(requests.Disconnect)
-    await call.engine.containers.disconnect(body.container, call.name, body.force)
-    return empty(200)
+    raise Unsupported("disconnecting a container from a network is not in this version of pyengine")
 
 
 async def prune(call: Call) -> web.StreamResponse:

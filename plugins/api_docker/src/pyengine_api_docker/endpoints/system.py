@@ -131,8 +131,6 @@ async def disk_usage(call: Call) -> web.StreamResponse:
         ]
     if "build-cache" in wanted:
         body["BuildCache"] = []
-    if call.version < 42:
-        body["BuilderSize"] = 0
     return json(body)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -76,6 +77,14 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
             pass
         else:
             os.waitpid(pid, 0)
+    _sweep()
+
+
+def _sweep() -> None:
+    for folder in autostart.session_cgroups():
+        # An engine of somebody else's may be in there; then it stays.
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 def test_a_creating_command_starts_an_engine(daemon: Daemon, pyengine: Run, tmp_path: Path) -> None:
@@ -84,6 +93,8 @@ def test_a_creating_command_starts_an_engine(daemon: Daemon, pyengine: Run, tmp_
     assert outcome.out == "v\n"
     ((pid, sid),) = daemon.starts()
     assert pid == sid
+    if autostart.session_cgroups():
+        assert "/pyengine-daemon\n" in Path(f"/proc/{pid}/cgroup").read_text()
     assert pyengine("ps", "-q").out == ""
     assert pyengine("ps", "-q").code == 0
     assert len(daemon.starts()) == 1
@@ -134,6 +145,7 @@ def test_two_commands_at_once_start_one(daemon: Daemon, tmp_path: Path) -> None:
         for pid, _ in daemon.starts():
             os.kill(pid, signal.SIGKILL)
         daemon.record.unlink()
+        _sweep()
 
 
 def test_an_engine_that_ends_says_why(daemon: Daemon, tmp_path: Path) -> None:

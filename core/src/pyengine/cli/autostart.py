@@ -75,21 +75,29 @@ def _spawn(argv: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
     return process
 
 
-def leave_cgroups(pid: int) -> None:
-    """Move a process out of the caller's cgroups, so that the end of a login does not end it."""
+def session_cgroups() -> list[str]:
+    """The engine's own cgroup in every hierarchy by which a login's processes are ended.
+
+    Those are cgroup v2 and systemd's named hierarchy. The limits of v1 controllers are the
+    administrator's wish for whoever runs here, so nobody leaves them.
+    """
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
     except OSError:
-        return
+        return []
+    folders = []
     for line in lines:
         before, _, after = line.partition(" - ")
         kind = after.partition(" ")[0]
-        # Only the hierarchy that sessions are ended by; the limits of v1 controllers are the
-        # administrator's wish for whoever runs here.
-        if kind != "cgroup2" and not (kind == "cgroup" and "name=systemd" in after):
-            continue
-        folder = os.path.join(before.split()[4], "pyengine-daemon")
+        if kind == "cgroup2" or (kind == "cgroup" and "name=systemd" in after):
+            folders.append(os.path.join(before.split()[4], "pyengine-daemon"))
+    return folders
+
+
+def leave_cgroups(pid: int) -> None:
+    """Move a process out of the caller's cgroups, so that the end of a login does not end it."""
+    for folder in session_cgroups():
         with contextlib.suppress(OSError):
             os.makedirs(folder, exist_ok=True)
             with open(os.path.join(folder, "cgroup.procs"), "w", encoding="ascii") as procs:

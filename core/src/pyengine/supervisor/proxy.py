@@ -97,9 +97,10 @@ class PortProxy:
             for _ in range(3):
                 try:
                     with self._connect(start=bool(wanted)) as server:
-                        if server.fileno() >= 0:
-                            return self._talk(server, wanted)
-                        return []
+                        failed = self._talk(server, wanted) if server.fileno() >= 0 else []
+                    if not wanted:
+                        self._reap()
+                    return failed
                 except (ConnectionResetError, BrokenPipeError, EOFError):
                     continue  # it was just ending; the next one is fresh
             raise OSError(errno.EPIPE, "the port proxy does not answer", self._path)
@@ -118,6 +119,15 @@ class PortProxy:
         except OSError:
             pass
         return found
+
+    def _reap(self) -> None:
+        """With nothing to listen on the process ends; if we started it, it is ours to reap."""
+        if self._process is not None:
+            try:
+                self._process.wait(_STARTUP)
+            except Exception:  # TimeoutExpired: it has been told to listen again, or hangs
+                return
+            self._process = None
 
     def _talk(self, server: socket.socket, wanted: Sequence[Forward]) -> list[str]:
         if _request(server, {"version": VERSION}).get("version") != VERSION:

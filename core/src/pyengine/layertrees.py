@@ -1,5 +1,5 @@
-"""Storage drivers that give every layer a whole tree of its own: base of vfs, and of those whose
-filesystem clones trees. Below the driver's root::
+"""Storage drivers that give every layer a whole tree of its own, by copying or by cloning: their
+base. Below the driver's root::
 
     dir/<id>      the tree: of the layer and of all beneath it
     meta/<id>     its parent, and what it occupies itself

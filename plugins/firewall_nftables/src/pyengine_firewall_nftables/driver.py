@@ -14,14 +14,12 @@ from pyengine.contracts.firewall import (
     FirewallNetwork,
 )
 from pyengine.errors import DriverError, InvalidParameter
-from pyengine.linux import sysctl
 from pyengine_firewall_nftables import foreign, ruleset
 from pyengine_firewall_nftables.conntrack import Conntrack
 from pyengine_firewall_nftables.nft import SONAME, Nft, NftError
 from pyengine_firewall_nftables.state import State
 
 _RESPECT = "respect-host-firewall"
-_BRIDGE_FILTER = "net/bridge/bridge-nf-call-iptables"
 
 
 class NftablesFirewall(FirewallDriver):
@@ -191,9 +189,6 @@ class NftablesFirewall(FirewallDriver):
     def _open_foreign(self) -> None:
         """See to foreign drop policies; what fails here is said by ``warnings``."""
         bridges = {network.bridge for network in self._state.networks.values()}
-        if any(not network.icc for network in self._state.networks.values()):
-            # Traffic between ports of one bridge passes our chains only if this is on.
-            sysctl.ensure(_BRIDGE_FILTER, "1")
         if self._respect:
             return
         try:

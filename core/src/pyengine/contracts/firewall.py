@@ -19,8 +19,9 @@ class FirewallNetwork(msgspec.Struct, frozen=True):
     """A bridge network. ``subnets`` in CIDR form, both families.
 
     ``masquerade``: outgoing traffic to elsewhere takes the host's address. ``icc`` False: no
-    traffic between containers of the bridge but through published ports. ``internal``: no traffic
-    to or from elsewhere at all.
+    traffic between containers of the bridge but through published ports; what stays within the
+    bridge passes a firewall only with br_netfilter, so the network driver isolates the ports too.
+    ``internal``: no traffic to or from elsewhere at all.
     """
 
     id: str

@@ -70,27 +70,34 @@ class LogFile:
 def open_all(path: str, after: LogFile | None = None) -> list[LogFile]:
     """The files of the log that begins at ``path``, oldest first; or only those ``after`` one.
 
-    A rotation may go on meanwhile. It moves each file to the next higher number, and this walks
-    upwards: so no file is missed, and one that is met twice is known again.
+    Rotations may go on meanwhile. Each moves every file to the next higher number, and this walks
+    upwards, so no file is missed. One that is met twice in a row moved along; one that is met again
+    after another has been overtaken by a younger file, and the order is not to be trusted.
     """
-    found: list[LogFile] = []
-    number, absent = 0, 0
-    while absent < 3:
-        file = _open(path if number == 0 else f"{path}.{number}")
-        number += 1
-        if file is None:
-            absent += 1
-            continue
-        absent = 0
-        if after is not None and file.is_same(after):
+    while True:
+        found: list[LogFile] = []
+        number = absent = 0
+        while absent < 3:
+            file = _open(path if number == 0 else f"{path}.{number}")
+            number += 1
+            if file is None:
+                absent += 1
+                continue
+            absent = 0
+            if after is not None and file.is_same(after):
+                file.close()
+                return found[::-1]
+            if not any(file.is_same(other) for other in found):
+                found.append(file)
+                continue
+            overtaken = not file.is_same(found[-1])
             file.close()
-            break
-        if any(file.is_same(other) for other in found):
-            file.close()
+            if overtaken:
+                break
         else:
-            found.append(file)
-    found.reverse()
-    return found
+            return found[::-1]
+        for file in found:
+            file.close()
 
 
 def _open(path: str) -> LogFile | None:

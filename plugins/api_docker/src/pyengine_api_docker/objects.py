@@ -38,7 +38,8 @@ def network(record: Network, version: int, endpoints: Mapping[str, EndpointView]
         "Id": record.id,
         "Created": record.created,
         "Scope": "local",
-        "Driver": record.driver,
+        # Docker's name for the driver of the network "none"
+        "Driver": "null" if record.driver == "none" else record.driver,
     }
     if version >= 48:
         body["EnableIPv4"] = record.ipv4

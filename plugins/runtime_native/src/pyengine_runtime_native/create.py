@@ -9,28 +9,29 @@ import socket
 import time
 from typing import NoReturn
 
-from pyengine.contracts.runtime import Created, CreateRequest
+from pyengine.contracts.runtime import CreateRequest
 from pyengine.errors import EngineError
 from pyengine.linux import cgroup_limits, cgroups, syscalls
 from pyengine_runtime_native import channel, hooks, init, process
+from pyengine_runtime_native.maker import WHAT, Made, Maker
 from pyengine_runtime_native.plan import InitPlan, plan_init
 from pyengine_runtime_native.records import Record, Records, process_state
 
-WHAT = "unable to start container process"
-
 
 class Creation:
-    """One container being made. :meth:`run` makes it, or leaves nothing."""
+    """One container being made, in a maker. :meth:`run` makes it, or leaves nothing."""
 
-    def __init__(self, request: CreateRequest, records: Records) -> None:
+    def __init__(self, request: CreateRequest, records: Records, maker: Maker) -> None:
         self.request = request
         self.records = records
+        self.maker = maker
+        self.trace: list[tuple[str, float]] = []
         self.pid = 0
         self._since = time.perf_counter()
         self._parent: channel.Parent | None = None
         self._descriptors: list[int] = []
 
-    def run(self) -> Created:
+    def run(self) -> Made:
         request = self.request
         bundle = os.path.abspath(request.bundle)
         plan = plan_init(request.id, request.spec, bundle)
@@ -65,12 +66,11 @@ class Creation:
             plan.close()
             for fd in self._descriptors:
                 os.close(fd)
-        return Created(self.pid, console)
+        return Made(self.pid, console, self.trace)
 
     def _trace(self, step: str) -> None:
         now = time.perf_counter()
-        if self.request.trace is not None:
-            self.request.trace(step, now - self._since)
+        self.trace.append((step, now - self._since))
         self._since = now
 
     def _make_process(self, plan: InitPlan) -> int:
@@ -96,8 +96,7 @@ class Creation:
             self._parent = parent = channel.Parent(ours)
             record.pid, record.started = self.pid, process_state(self.pid)[1]
             self.records.save(record)
-            if request.namespaces_ready is not None:
-                request.namespaces_ready(self.pid)
+            self.maker.namespaces_ready(self.pid)
             self._help_child(plan)
             if wait:
                 parent.go()
@@ -119,7 +118,7 @@ class Creation:
                     plan, handles, ours, -1 if joined_user else directory, wait
                 )
             else:
-                self.pid = syscalls.clone(plan.at_clone, directory)
+                self.pid = syscalls.clone(plan.at_clone | syscalls.CLONE_PARENT, directory)
                 if self.pid == 0:
                     _child(plan, handles, ours, wait)
         finally:
@@ -147,31 +146,20 @@ class Creation:
                     hooks.run(list(spec_hooks.get(name) or ()), name, state)
                 parent.go()
             elif packet[:1] == b"R":
-                if self.request.trace is not None:
-                    for line in packet[1:].decode().splitlines():
-                        step, _, micros = line.rpartition(" ")
-                        self.request.trace("init: " + step, int(micros) / 1e6)
+                for line in packet[1:].decode().splitlines():
+                    step, _, micros = line.rpartition(" ")
+                    self.trace.append(("init: " + step, int(micros) / 1e6))
                 self._trace("init")
                 return
             else:
-                raise EngineError(f"{WHAT}: it ended before it was ready", self._how_it_ended())
-
-    def _how_it_ended(self) -> str:
-        _, status = os.waitpid(self.pid, 0)
-        self.pid = 0
-        code = os.waitstatus_to_exitcode(status)
-        return f"exit status {code}" if code >= 0 else f"signal {-code}"
+                raise EngineError(f"{WHAT}: it ended before it was ready")
 
     def _undo(self) -> None:
         """Take everything back; the error that led here is what the caller hears of."""
         if self._parent is not None and self._parent.console >= 0:
             os.close(self._parent.console)
         if self.pid:
-            cgroups.signal_process(self.pid, signal.SIGKILL)
-            try:
-                os.waitpid(self.pid, 0)
-            except ChildProcessError:
-                pass
+            cgroups.signal_process(self.pid, signal.SIGKILL)  # the shim reaps it
         try:
             self.cgroup.kill()
             self.cgroup.remove()
@@ -223,7 +211,7 @@ def _clone_joined(
 ) -> int:
     """Clone from a helper that has joined the namespaces of others: they cannot be left again.
 
-    The child is made with CLONE_PARENT, so it is ours all the same.
+    The child is made with CLONE_PARENT, so it is ours, and the shim's when we end.
     """
     reader, writer = os.pipe()
     helper = syscalls.clone(0)

@@ -19,8 +19,9 @@ from pyengine.contracts.runtime import (
 from pyengine.errors import Conflict, EngineError, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import cgroup_limits, cgroup_stats, cgroups, syscalls
-from pyengine_runtime_native import channel, enter, hooks
-from pyengine_runtime_native.create import WHAT, Creation
+from pyengine_runtime_native import channel, enter, hooks, maker
+from pyengine_runtime_native.create import Creation
+from pyengine_runtime_native.maker import WHAT
 from pyengine_runtime_native.records import Record, Records, is_alive
 
 
@@ -73,7 +74,18 @@ class NativeRuntime(RuntimeDriver):
             pass
         else:
             raise Conflict(f"container {request.id} exists already", f"bundle {record.bundle}")
-        return Creation(request, self._records).run()
+        try:
+            made = maker.make(
+                lambda mine: Creation(request, self._records, mine).run(), request.namespaces_ready
+            )
+        except BaseException:
+            # Nothing is left to delete, unless the maker was killed.
+            self.delete(request.id)
+            raise
+        if request.trace is not None:
+            for step, seconds in made.trace:
+                request.trace(step, seconds)
+        return Created(made.pid, made.console)
 
     def start(self, id: str) -> None:
         record = self._records.load(id)
@@ -156,7 +168,8 @@ class NativeRuntime(RuntimeDriver):
 
     def exec(self, request: ExecRequest) -> Executed:
         record, cgroup = self._running(request.id, "exec in")
-        return enter.execute(request, record, cgroup)
+        made = maker.make(lambda mine: enter.execute(request, record, cgroup, mine))
+        return Executed(made.pid, made.console)
 
     def ps(self, id: str) -> list[int]:
         return cgroups.Cgroup(self._records.load(id).cgroup).pids()

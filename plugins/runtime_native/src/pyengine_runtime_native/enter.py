@@ -7,19 +7,18 @@ import signal
 import socket
 from typing import NoReturn
 
-from pyengine.contracts.runtime import ExecRequest, Executed
+from pyengine.contracts.runtime import ExecRequest
 from pyengine.errors import EngineError
 from pyengine.faults import failpoint, set_role
 from pyengine.linux import border, cgroups, syscalls
 from pyengine_runtime_native import channel, init, process
+from pyengine_runtime_native.maker import WHAT, Made, Maker
 from pyengine_runtime_native.process import ProcessPlan, plan_process
 from pyengine_runtime_native.records import Record
 
-WHAT = "unable to start container process"
 
-
-def execute(request: ExecRequest, record: Record, cgroup: cgroups.Cgroup) -> Executed:
-    """Returns when execve has succeeded; raises what went wrong, and then nothing is left."""
+def execute(request: ExecRequest, record: Record, cgroup: cgroups.Cgroup, maker: Maker) -> Made:
+    """In a maker: returns when execve has succeeded; raises what went wrong, and ends it then."""
     code = b""
     if os.path.exists(record.filter_file):
         with open(record.filter_file, "rb") as file:
@@ -39,7 +38,7 @@ def execute(request: ExecRequest, record: Record, cgroup: cgroups.Cgroup) -> Exe
         directory = cgroup.directory()
         if directory >= 0:
             with_descriptors.append(directory)
-        return _fork(request, record, plan, target, tasks, directory)
+        return _fork(request, record, plan, target, tasks, directory, maker)
     finally:
         for fd in with_descriptors:
             os.close(fd)
@@ -52,7 +51,8 @@ def _fork(
     target: int,
     tasks: list[int],
     directory: int,
-) -> Executed:
+    maker: Maker,
+) -> Made:
     ours, theirs = channel.pair()
     wait = bool(plan.raised_limits)
     with ours, theirs:
@@ -66,6 +66,7 @@ def _fork(
         theirs.close()
         parent = channel.Parent(ours)
         try:
+            maker.namespaces_ready(pid)  # tells the shim whom to reap if this fails
             process.raise_limits(pid, plan)
             if plan.oom_score_adj is not None:
                 process.set_oom_score(pid, plan.oom_score_adj)
@@ -80,27 +81,16 @@ def _fork(
             if parent.console >= 0:
                 os.close(parent.console)
             cgroups.signal_process(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
             raise
-        return Executed(pid, parent.console)
+        return Made(pid, parent.console)
 
 
 def _clone(record: Record, target: int, directory: int) -> int:
-    """Like fork, but the child is born into the container's pid namespace and cgroup."""
+    """Like fork, but the child is the shim's, and born into the container's pid namespace."""
     failpoint("runtime.exec")
-    if not record.namespaces & syscalls.CLONE_NEWPID:
-        return syscalls.clone(0, directory)
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    pid = -1
-    try:
+    if record.namespaces & syscalls.CLONE_NEWPID:
         syscalls.setns(target, syscalls.CLONE_NEWPID)
-        pid = syscalls.clone(0, directory)
-        return pid
-    finally:
-        # Only our own children's namespace changed; the child cannot go back and need not.
-        if pid:
-            syscalls.setns(home, syscalls.CLONE_NEWPID)
-        os.close(home)
+    return syscalls.clone(syscalls.CLONE_PARENT, directory)
 
 
 def _child(

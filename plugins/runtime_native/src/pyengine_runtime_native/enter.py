@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -90,7 +91,27 @@ def _clone(record: Record, target: int, directory: int) -> int:
     failpoint("runtime.exec")
     if record.namespaces & syscalls.CLONE_NEWPID:
         syscalls.setns(target, syscalls.CLONE_NEWPID)
-    return syscalls.clone(syscalls.CLONE_PARENT, directory)
+    try:
+        return syscalls.clone(syscalls.CLONE_PARENT, directory)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EOPNOTSUPP) or directory < 0:
+            raise
+    # The container made groups of its own and handed controllers down to them, and then its own
+    # group may hold no process (the "no internal processes" rule): we go where init is.
+    directory = _cgroup_of(record.pid)
+    try:
+        return syscalls.clone(syscalls.CLONE_PARENT, directory)
+    finally:
+        os.close(directory)
+
+
+def _cgroup_of(pid: int) -> int:
+    unified = cgroups.layout().unified
+    lines = cgroups.read(f"/proc/{pid}/cgroup").splitlines()
+    path = next((line[3:] for line in lines if line.startswith("0::")), "")
+    if unified is None or not path:
+        raise EngineError(f"{WHAT}: its cgroup is not known")
+    return os.open(unified.mount + path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _child(

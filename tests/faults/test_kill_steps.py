@@ -144,7 +144,7 @@ def _assert_clean(engine: EngineProcess, when: str) -> None:
     deadline = time.monotonic() + 10
     while left := _left(engine):
         if time.monotonic() > deadline:
-            pytest.fail(f"{when}: left behind:\n" + "\n".join(left) + f"\n{engine.tail()}")
+            pytest.fail(f"{when}: left behind:\n" + "\n".join(left) + f"\n{engine.tail(12)}")
         time.sleep(0.02)
     network = engine.api("GET", "/v1.45/networks/bridge")[1]
     assert network["Containers"] == {}, when

@@ -123,6 +123,12 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
             chosen[Kind.IPAM] = Choice(now.name, {"default-address-pools": pools, **now.options})
         return chosen
 
+    def options(self) -> dict[tuple[Kind, str], dict[str, str]]:
+        """What keys of Docker's that belong to one driver say to it, by kind and name."""
+        if not self.seccomp_profile:
+            return {}
+        return {(Kind.SECURITY, "seccomp"): {"profile": self.seccomp_profile}}
+
     def security(self) -> list[str] | None:
         """The security plugins that were named, or None: all that are available."""
         value = self.drivers.get(Kind.SECURITY.value)

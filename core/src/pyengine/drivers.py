@@ -236,12 +236,20 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Drivers:
-    """The drivers of one engine: loaded on first use, one instance each."""
+    """The drivers of one engine: loaded on first use, one instance each. ``options``: what Docker's
+    own keys say to a driver by name."""
 
-    def __init__(self, catalog: Catalog, places: Places, choices: Mapping[Kind, Choice]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        places: Places,
+        choices: Mapping[Kind, Choice],
+        options: Mapping[tuple[Kind, str], Mapping[str, str]] | None = None,
+    ) -> None:
         self.catalog = catalog
         self.places = places
         self._choices = choices
+        self._options = options or {}
         self._instances: dict[tuple[Kind, str], Driver] = {}
         self._defaults: dict[Kind, str] = {}
 
@@ -269,6 +277,11 @@ class Drivers:
             self._instances[kind, name] = instance
         return instance
 
+    def unavailable(self, kind: Kind, name: str) -> Driver:
+        """An instance of a driver that cannot work here, for what it can say; not kept."""
+        driver = self.catalog.load(kind, name)
+        return driver(context(self.places, driver, self.options(kind, name)))
+
     def has(self, kind: Kind) -> bool:
         """True if a driver of ``kind`` is installed or was asked for."""
         return bool(self.catalog.names(kind) or self._choices.get(kind, Choice()).name)
@@ -284,7 +297,8 @@ class Drivers:
     def options(self, kind: Kind, name: str) -> dict[str, str]:
         """Options configured for a driver: they belong to the one that was named with them."""
         choice = self._choices.get(kind, Choice())
-        return choice.options if choice.name in ("", name) else {}
+        own = choice.options if choice.name in ("", name) else {}
+        return {**self._options.get((kind, name), {}), **own}
 
     def _make(self, driver: type[Driver], name: str) -> Driver:
         where = context(self.places, driver, self.options(driver.kind, name))

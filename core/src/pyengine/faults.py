@@ -3,7 +3,8 @@
 ``failpoint(label)`` stands before every step that changes something outside the process: driver
 calls, commits, mounts, clones, netlink requests. With ``PYENGINE_FAULTS`` unset it does nothing.
 Set, it names a directory; each process appends ``<role> <label>`` to ``trace`` there, and when
-``kill`` there holds ``<role> <n>``, that role's n-th step from then on is its last.
+``kill`` there holds ``<role> <n>``, that role's n-th step from then on is its last (and the file
+becomes ``killed``).
 """
 
 from __future__ import annotations
@@ -54,4 +55,6 @@ def _hit(label: str) -> None:
         return
     _count += 1
     if number.isdigit() and _count == int(number):
+        # Once is enough: what takes this process's place shall live.
+        os.rename("kill", "killed", src_dir_fd=_directory_fd, dst_dir_fd=_directory_fd)
         os.kill(os.getpid(), signal.SIGKILL)

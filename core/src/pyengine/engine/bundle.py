@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pyengine.contracts.base import Kind
-from pyengine.contracts.logging import LoggingDriver
+from pyengine.contracts.logging import LoggingDriver, record_attributes
 from pyengine.contracts.storage import StorageCapability, StorageDriver
 from pyengine.drivers import Drivers, Places
 from pyengine.engine import mounts
@@ -155,6 +155,7 @@ class Bundles:
         if files.shm.is_mount():
             syscalls.umount(files.shm, syscalls.MNT_DETACH)
         shutil.rmtree(files.bundle, ignore_errors=True)
+        files.socket.unlink(missing_ok=True)
         if problems:
             raise EngineError("a container was not put away whole", "; ".join(problems))
 
@@ -222,7 +223,7 @@ class Bundles:
             socket=str(files.socket),
             log_path=str(files.log(container.id)),
             log_options=options,
-            log_attributes=log_attributes(container, options),
+            log_attributes=record_attributes(container, options),
             terminal=config.tty,
             open_stdin=config.open_stdin,
             stdin_once=config.stdin_once,
@@ -324,20 +325,6 @@ class Bundles:
                 syscalls.mount("shm", files.shm, "tmpfs", flags, f"mode=1777,size={size}")
             return str(files.shm)
         return ""
-
-
-def log_attributes(container: Container, options: Mapping[str, str]) -> dict[str, str]:
-    """What the log keeps with each record: the labels and variables that ``--log-opt`` names."""
-    wanted: dict[str, str] = {}
-    labels = container.config.labels or {}
-    for name in filter(None, options.get("labels", "").split(",")):
-        if name in labels:
-            wanted[name] = labels[name]
-    env = dict(item.partition("=")[::2] for item in container.config.env or [])
-    for name in filter(None, options.get("env", "").split(",")):
-        if name in env:
-            wanted[name] = env[name]
-    return wanted
 
 
 def check_tmpfs(container: Container) -> None:

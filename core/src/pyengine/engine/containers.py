@@ -13,7 +13,7 @@ import msgspec
 from pyengine import timestamps
 from pyengine.archive import pack
 from pyengine.contracts.base import Kind
-from pyengine.contracts.logging import LogChunk, LogQuery
+from pyengine.contracts.logging import LogChunk, LogQuery, record_attributes
 from pyengine.contracts.runtime import RuntimeStats
 from pyengine.contracts.storage import Change, StorageDriver
 from pyengine.contracts.volume import VolumeRecord
@@ -181,7 +181,8 @@ class Containers:
                     self._volumes.made(volume)
             parent = self._images.layer(image.id, storage.name)
             options = {k: v for k, v in (host.storage_opt or {}).items() if k != "driver"}
-            await calls(storage.prepare, record.layer, parent, options)
+            with self._images.using(image.id):
+                await calls(storage.prepare, record.layer, parent, options, mountpoints=True)
             self._hooks.storage_snapshot_prepared(record.layer, parent or "", record.id)
             files = self._bundles.files(record)
             files.directory.mkdir(mode=0o710, parents=True, exist_ok=True)
@@ -451,6 +452,7 @@ class Containers:
         )
         check_tmpfs(record)
         self._bundles.logging(record).validate(record.log_options)
+        record_attributes(record, record.log_options)
         return record
 
     def _known(self, kind: Kind, asked: str) -> str:

@@ -95,7 +95,7 @@ class Engine:
         ``Unavailable`` if another engine has the root, and the errors of drivers.
         """
         self.places = self._take_root()
-        self.drivers = Drivers(Catalog(), self.places, self.config.choices())
+        self.drivers = Drivers(Catalog(), self.places, self.config.choices(), self.config.options())
         for kind in REQUIRED + OPTIONAL:
             if kind in OPTIONAL and not self.drivers.has(kind):
                 log.info("no %s driver is installed: what needs one will say so", kind.value)
@@ -199,8 +199,9 @@ class Engine:
             except DriverUnavailable as error:
                 if names is not None:
                     raise
+                # It still says what it cannot do, instead of leaving its options unclaimed.
                 log.info("security plugin %s: %s", name, error.detail)
-                continue
+                plugin = self.drivers.unavailable(Kind.SECURITY, name)
             assert isinstance(plugin, SecurityPlugin)
             self.hooks.register(plugin, f"security.{name}")
         for entry in driver_module.discover(["pyengine.hooks"]).get("pyengine.hooks", []):

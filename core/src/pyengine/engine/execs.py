@@ -147,7 +147,7 @@ class Execs:
             raise Conflict(f"container {live.id} is not running")
         if state.paused:
             raise Conflict(
-                f"container {live.record.name} is paused, unpause the container before exec"
+                f"Container {live.record.name} is paused, unpause the container before exec"
             )
 
     def _find(self, exec_id: str) -> tuple[Exec, Live]:

@@ -161,7 +161,7 @@ class Lifecycle:
         await self.settled(live)
 
     async def settled(self, live: Live) -> None:
-        """Wait until the network of a container that ended is put away."""
+        """Wait until nothing reaches a container that ended any more, and its ports are free."""
         if live.cleanup is not None and live.cleanup is not asyncio.current_task():
             await asyncio.shield(live.cleanup)
 
@@ -197,7 +197,7 @@ class Lifecycle:
         record.sandbox_id = record.sandbox_id or record.id
         shim: Shim | None = None
         try:
-            await self._sandboxes.lease(record)
+            await self._lease(record)
             self._step(live, "lease", began)
             mark = time.monotonic_ns()
             await self._registry.save(live)
@@ -236,6 +236,14 @@ class Lifecycle:
         if early is not None:
             self._exited(live, early)
 
+    async def _lease(self, record: Container) -> None:
+        try:
+            await self._sandboxes.lease(record)
+        except Conflict:
+            # What is wanted may belong to a container that is just being put away.
+            await self._background.drain(5.0)
+            await self._sandboxes.lease(record)
+
     def _wiring(self, live: Live) -> Callable[[int], Awaitable[None]]:
         async def wire(netns: int) -> None:
             mark = time.monotonic_ns()
@@ -259,7 +267,9 @@ class Lifecycle:
         live.pending = []
         if shim is not None:
             await _quietly(shim.shutdown())
+        await _quietly(self._sandboxes.close(record))
         await _quietly(self._leave(record))
+        await _quietly(self._sandboxes.release(record))
         await _quietly(self._bundles.release(record))
         record.phase = ""
         record.state.error = error.message() if isinstance(error, EngineError) else str(error)
@@ -346,10 +356,9 @@ class Lifecycle:
         for run in live.execs.values():
             run.running = False
         shim, live.shim = live.shim, None
-        await _quietly(self._leave(record))
-        live.settling = self._background.run(
-            self._settle(record, shim), f"container {live.id[:12]}"
-        )
+        await _quietly(self._sandboxes.close(record))
+        what = f"container {live.id[:12]}"
+        live.settling = self._background.run(self._settle(live, shim), what)
         record.phase = ""
         again = self._shall_restart(live)
         if again:
@@ -361,18 +370,18 @@ class Lifecycle:
         if again:
             live.restart = asyncio.create_task(self._restart_later(live, live.backoff))
 
-    async def _settle(self, record: Container, shim: Shim | None) -> None:
-        """The slow part: unmounting may write back a whole filesystem."""
+    async def _settle(self, live: Live, shim: Shim | None) -> None:
+        """The slow part: a link goes down, unmounting may write back a whole filesystem."""
+        record = live.record
         if shim is not None:
             await _quietly(shim.shutdown())
+        await _quietly(self._leave(record))
         await self._bundles.release(record)
+        self._registry.save_soon(live)
 
     async def _leave(self, record: Container) -> None:
-        try:
-            if self._has_sandbox(record):
-                await self._sandboxes.leave(record)
-        finally:
-            await self._sandboxes.release(record)
+        if self._has_sandbox(record):
+            await self._sandboxes.leave(record)
 
     # -- restart policies ----------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from pyengine.engine.bundle import Bundles
 from pyengine.engine.model import Container, EndpointSettings
 from pyengine.engine.networks import Networks
 from pyengine.engine.ports import PortAllocator
-from pyengine.errors import EngineError, InvalidParameter
+from pyengine.errors import EngineError, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
 
@@ -95,31 +95,41 @@ class Sandboxes:
         if container.published:
             await self._published()
 
+    async def close(self, container: Container) -> None:
+        """Undo the fast part of :meth:`join`: nothing reaches the container any more, and its host
+        ports are free. Goes on after errors and raises them together at the end."""
+        problems: list[str] = []
+        for name in container.networks:
+            try:
+                await self._networks.close(container, name)
+            except (EngineError, OSError) as error:
+                problems.append(f"{name}: {error}")
+        self._ports.release(container.id)
+        if container.published:
+            container.published = []
+            await self._published()
+        container.ports = {}
+        _raise(problems)
+
     async def leave(self, container: Container) -> None:
-        """Undo :meth:`join`; goes on after errors and raises them together at the end."""
+        """Undo the rest of :meth:`join`, and give the addresses back. Taking a link down waits for
+        the kernel (an RCU grace period, some 15 ms), so it is off everybody's path."""
         problems: list[str] = []
         path = self._bundles.files(container).netns
         netns = _open(path)
         try:
-            for name in container.networks:
-                for undo in (
-                    self._networks.close(container, name),
-                    self._networks.leave(container, name, netns),
-                ):
-                    try:
-                        await undo
-                    except (EngineError, OSError) as error:
-                        problems.append(f"{name}: {error}")
+            for name, settings in container.networks.items():
+                try:
+                    await self._networks.leave(container, name, netns)
+                    await self._networks.release(settings)
+                except (EngineError, OSError) as error:
+                    problems.append(f"{name}: {error}")
         finally:
             if netns is not None:
                 os.close(netns)
         await asyncio.to_thread(_unpin, path)
         container.sandbox_key = ""
-        if container.published:
-            container.published = []
-            await self._published()
-        if problems:
-            raise EngineError("a container did not leave its networks whole", "; ".join(problems))
+        _raise(problems)
 
     async def connect(
         self, container: Container, name: str, settings: EndpointSettings, netns: int | None
@@ -200,10 +210,18 @@ class Sandboxes:
         return candidates[0] if candidates else ""
 
     def _name(self, ref: str) -> str:
-        return self._networks.get("bridge" if ref in ("", "default") else ref).name
+        """A network's own name; one that does not exist is missed at the start, as Docker does (at
+        create its client would take "not found" for a missing image)."""
+        try:
+            return self._networks.get("bridge" if ref in ("", "default") else ref).name
+        except NotFound:
+            return ref
 
     def _check(self, name: str, settings: EndpointSettings) -> None:
-        network = self._networks.get(name)
+        try:
+            network = self._networks.get(name)
+        except NotFound:
+            return
         config = settings.ipam_config
         wanted = config and (config.ipv4_address or config.ipv6_address)
         if wanted and network.predefined:
@@ -214,6 +232,11 @@ class Sandboxes:
             raise InvalidParameter(
                 "network-scoped aliases are only supported for user-defined networks"
             )
+
+
+def _raise(problems: Sequence[str]) -> None:
+    if problems:
+        raise EngineError("a container did not leave its networks whole", "; ".join(problems))
 
 
 def _pin(netns: int, path: Path) -> None:

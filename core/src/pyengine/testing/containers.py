@@ -399,3 +399,26 @@ def world(factory: Callable[[DriverContext], RuntimeDriver]) -> Iterator[World]:
             made.clean()
     finally:
         subprocess.run(["rm", "-rf", "--one-file-system", base], check=True)
+
+
+def bind(source: Path, target: str, *options: str, recursive: bool = False) -> dict[str, Any]:
+    """A mount of a runtime spec."""
+    kind = "rbind" if recursive else "bind"
+    return {
+        "destination": target,
+        "type": "bind",
+        "source": str(source),
+        "options": [kind, *options],
+    }
+
+
+def in_shim(body: Callable[[Any, World], None]) -> Callable[[Any], None]:
+    """The test's body runs in a shim of its own; afterwards nothing may be left."""
+
+    def test(self: Any) -> None:
+        with world(self.factory) as surroundings:
+            surroundings.in_shim(lambda: body(self, surroundings), limit=self.time_limit)
+            surroundings.assert_nothing_left()
+
+    test.__name__, test.__doc__, test.__qualname__ = body.__name__, body.__doc__, body.__qualname__
+    return test

@@ -27,6 +27,24 @@ _LDX_W, _MOV32_REG, _AND32_IMM, _RSH32_IMM = 0x61, 0xBC, 0x54, 0x74
 _MOV32_IMM, _JEQ_IMM, _JNE_IMM, _EXIT = 0xB4, 0x15, 0x55, 0x95
 
 
+#: What every container may do, after its own rules: make any node (which opens nothing by itself),
+#: and use the devices that the runtime specification promises, terminals among them
+#: (runtime-spec config-linux.md, "Default Devices"; runc allows the same).
+DEFAULT_RULES: list[dict[str, Any]] = [
+    {"allow": True, "type": "c", "access": "m"},
+    {"allow": True, "type": "b", "access": "m"},
+    *(
+        {"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"}
+        for major, minor in ((1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2), (136, -1))
+    ),
+]
+
+
+def with_defaults(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``rules`` of a new container, and the default ones that are not among them."""
+    return [*rules, *(rule for rule in DEFAULT_RULES if rule not in rules)]
+
+
 def v1_line(rule: dict[str, Any]) -> tuple[str, str]:
     """File name and content for one rule of the spec."""
     kind = rule.get("type") or "a"

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from pyengine.contracts.runtime import CreateRequest
 from pyengine.errors import EngineError
-from pyengine.linux import cgroup_limits, cgroups, syscalls
+from pyengine.linux import cgroup_devices, cgroup_limits, cgroups, syscalls
 from pyengine_runtime_native import channel, hooks, init, process
 from pyengine_runtime_native.maker import WHAT, Made, Maker
 from pyengine_runtime_native.plan import InitPlan, plan_init
@@ -55,7 +55,8 @@ class Creation:
             self._trace("record")
             self.cgroup.create()
             cgroup_limits.apply(self.cgroup, writes)
-            cgroup_limits.apply_devices(self.cgroup, resources.get("devices") or [])
+            rules = cgroup_devices.with_defaults(resources.get("devices") or [])
+            cgroup_limits.apply_devices(self.cgroup, rules)
             self._trace("cgroups")
             plan.open(self.cgroup)
             console = self._make_process(plan)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from pyengine import timestamps
 from pyengine.contracts.base import Kind
 from pyengine.contracts.logging import LoggingDriver, record_attributes
 from pyengine.contracts.storage import StorageCapability, StorageDriver
@@ -134,6 +135,8 @@ class Bundles:
             calls(storage.mount, container.layer, label=container.mount_label, volatile=volatile),
             self._resolve_mounts(container, files),
         )
+        if container.mounts and container.state.started_at == timestamps.NEVER:
+            await self._fill_volumes(container, rootfs, resolved)
         return self._launch(live, files, rootfs, resolved, hosts)
 
     async def release(self, container: Container) -> None:
@@ -230,6 +233,15 @@ class Bundles:
             console_size=(width, height),
             shim_cgroup=self._settings.shim_cgroup,
         )
+
+    async def _fill_volumes(
+        self, container: Container, rootfs: Path, resolved: Sequence[ResolvedMount]
+    ) -> None:
+        for point, mounted in zip(container.mounts, resolved, strict=False):
+            options = point.spec.volume_options if point.spec else None
+            if point.type == "volume" and not point.no_copy and not (options and options.subpath):
+                source = Path(mounted.source)
+                await self._volumes.fill(point.name, source, rootfs, point.destination)
 
     async def _resolve_mounts(self, container: Container, files: Files) -> list[ResolvedMount]:
         resolved = []

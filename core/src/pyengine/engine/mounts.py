@@ -212,6 +212,7 @@ def _from_container(item: str, find: Callable[[str], Container]) -> list[MountPo
     for point in find(ref).mounts:
         copy = MountPoint(**{name: getattr(point, name) for name in point.__struct_fields__})
         copy.rw = point.rw and mode != "ro"
+        copy.no_copy = True  # it was filled by the container it comes from
         inherited.append(copy)
     return inherited
 

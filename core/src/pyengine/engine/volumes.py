@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from pyengine.contracts.base import Kind
 from pyengine.contracts.volume import VolumeDriver, VolumeRecord
 from pyengine.drivers import Drivers
 from pyengine.engine.calls import DriverCalls
+from pyengine.engine.copyup import copy_up
 from pyengine.engine.events import Events
 from pyengine.engine.names import new_id
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
@@ -39,6 +41,7 @@ class Volumes:
         self._calls = calls
         self._events = events
         self._records = database.load(TABLE, VolumeRecord)
+        self._filling: dict[str, asyncio.Lock] = {}
         self.users: Callable[[str], list[str]] = lambda name: []
 
     def all(self) -> dict[str, VolumeRecord]:
@@ -134,6 +137,7 @@ class Volumes:
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
         await self._database.commit(Delete(TABLE, name))
         self._records.pop(name, None)
+        self._filling.pop(name, None)
         await self._calls(Kind.VOLUME, record.driver)(self._driver(record.driver).remove, name)
         self._events.emit("volume", "destroy", name, {"driver": record.driver})
 
@@ -172,6 +176,13 @@ class Volumes:
             "volume", "mount", name, {"container": container, "driver": record.driver}
         )
         return path
+
+    async def fill(self, name: str, path: Path, rootfs: Path, destination: str) -> None:
+        """Copy what the image has at ``destination`` into the volume mounted at ``path``, if that
+        is empty."""
+        # Two containers that start at once: the second finds it full.
+        async with self._filling.setdefault(name, asyncio.Lock()):
+            await asyncio.to_thread(copy_up, rootfs, destination, path)
 
     async def unmount(self, name: str, container: str) -> None:
         """``container`` no longer needs it. Absent is fine."""

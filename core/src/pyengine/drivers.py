@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,39 +148,7 @@ def load_class(item: Installed, deadline: float = IMPORT_DEADLINE) -> type[Drive
     """As :meth:`Catalog.load`, for a known entry point."""
     label = f"{item.kind.value} driver {item.name!r}"
     source = f"package {item.package} {item.version}"
-    outcome: list[Any] = []
-
-    def work() -> None:
-        try:
-            outcome.append(_Loader(item).driver)
-        except BaseException as error:
-            outcome.append(error)
-
-    before = set(threading.enumerate())
-    thread = threading.Thread(target=work, name=f"import-{item.name}", daemon=True)
-    thread.start()
-    thread.join(deadline)
-    if not outcome:
-        raise DriverBroken(
-            f"{label} hangs while it is imported",
-            f"{source} did not finish within {deadline:g} s",
-            f"uninstall it, or choose another: pip uninstall {item.package}",
-        )
-    if isinstance(outcome[0], BaseException):
-        error = outcome[0]
-        raise DriverBroken(
-            f"{label} cannot be imported",
-            f"{source}: {type(error).__name__}: {error}",
-            f"reinstall it: pip install --force-reinstall {item.package}",
-        ) from error
-    started = [t for t in threading.enumerate() if t not in before and t is not thread]
-    if started:
-        raise DriverBroken(
-            f"{label} starts a thread while it is imported",
-            f"{source}: {started[0].name}",
-            "a driver must do nothing at import: this is a defect of the package",
-        )
-    found = outcome[0]
+    found = import_here(lambda: _Loader(item).driver, label, source, item.package, deadline)
     if not (isinstance(found, type) and issubclass(found, Driver) and found.kind is item.kind):
         raise DriverBroken(
             f"{label} is not a {item.kind.value} driver",
@@ -194,6 +163,67 @@ def load_class(item: Installed, deadline: float = IMPORT_DEADLINE) -> type[Drive
             "it may have been written for another version: upgrade it",
         )
     return found
+
+
+def import_here(
+    load: Callable[[], Any], label: str, source: str, package: str, deadline: float
+) -> Any:
+    """What ``load`` gives, on a thread with a deadline; ``DriverBroken`` if it raises, hangs or
+    leaves a thread behind."""
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append((load(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    before = set(threading.enumerate())
+    thread = threading.Thread(target=work, name=f"import-{package}", daemon=True)
+    thread.start()
+    thread.join(deadline)
+    if not outcome:
+        raise DriverBroken(
+            f"{label} hangs while it is imported",
+            f"{source} did not finish within {deadline:g} s",
+            f"uninstall it, or choose another: pip uninstall {package}",
+        )
+    found, error = outcome[0]
+    if error is not None:
+        raise DriverBroken(
+            f"{label} cannot be imported",
+            f"{source}: {type(error).__name__}: {error}",
+            f"reinstall it: pip install --force-reinstall {package}",
+        ) from error
+    started = [t for t in threading.enumerate() if t not in before and t is not thread]
+    if started:
+        raise DriverBroken(
+            f"{label} starts a thread while it is imported",
+            f"{source}: {started[0].name}",
+            "a driver must do nothing at import: this is a defect of the package",
+        )
+    return found
+
+
+def load_hooks(deadline: float = IMPORT_DEADLINE) -> list[tuple[str, object]]:
+    """Name and instance of every hook plugin that is installed (group ``pyengine.hooks``; an entry
+    point names a class that needs no arguments).
+
+    All of them take part, so one that cannot is an error of the engine (``DriverBroken``): it might
+    be the one that refuses requests.
+    """
+    plugins = []
+    for entry in discover(["pyengine.hooks"]).get("pyengine.hooks", []):
+        package = entry.dist.metadata["Name"] if entry.dist else "?"
+        source = f"package {package} {entry.dist.version if entry.dist else '?'}"
+        label = f"hook plugin {entry.name!r}"
+        plugin = import_here(partial(_instance, entry), label, source, package, deadline)
+        plugins.append((entry.name, plugin))
+    return plugins
+
+
+def _instance(entry: importlib.metadata.EntryPoint) -> object:
+    return entry.load()()
 
 
 class _Loader(DriverManager):  # type: ignore[type-arg]

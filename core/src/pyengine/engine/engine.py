@@ -204,9 +204,8 @@ class Engine:
                 plugin = self.drivers.unavailable(Kind.SECURITY, name)
             assert isinstance(plugin, SecurityPlugin)
             self.hooks.register(plugin, f"security.{name}")
-        for entry in driver_module.discover(["pyengine.hooks"]).get("pyengine.hooks", []):
-            plugin_class = entry.load()
-            self.hooks.register(plugin_class(), entry.name)
+        for name, hooks in driver_module.load_hooks():
+            self.hooks.register(hooks, name)
 
     def _contexts(self, kind: Kind) -> dict[str, DriverContext]:
         """Contexts of all drivers of a kind that work here: what the zygote preloads."""

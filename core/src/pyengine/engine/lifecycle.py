@@ -138,6 +138,7 @@ class Lifecycle:
             live.record.state.status = Status.PAUSED
             await self._registry.save(live)
             self._emit(live, "pause")
+            self._hooks.runtime_state_changed(live.record, "running", "paused")
 
     async def unpause(self, live: Live) -> None:
         async with live.lock:
@@ -148,6 +149,7 @@ class Lifecycle:
             live.record.state.status = Status.RUNNING
             await self._registry.save(live)
             self._emit(live, "unpause")
+            self._hooks.runtime_state_changed(live.record, "paused", "running")
 
     async def end(self, live: Live) -> None:
         """SIGKILL, whatever its state; returns when it has ended and its network is put away."""
@@ -222,7 +224,7 @@ class Lifecycle:
         live.pending = []
         state = record.state
         record.phase = ""
-        state.status = Status.RUNNING
+        before, state.status = state.status, Status.RUNNING
         state.pid = shim.pid
         state.exit_code = 0
         state.error = ""
@@ -230,7 +232,7 @@ class Lifecycle:
         state.started_at = timestamps.now()
         self._registry.save_soon(live)
         self._emit(live, "start")
-        self._hooks.runtime_state_changed(record, "created", "running")
+        self._hooks.runtime_state_changed(record, before.value, "running")
         self._step(live, "whole start", began)
         early, live.early_exit = live.early_exit, None
         if early is not None:

@@ -317,6 +317,9 @@ class Networks:
         rules = self.firewall_endpoint(network, settings, ports)
         if rules is not None:
             await self._apply(Change(endpoints=[rules]))
+            if ports:
+                endpoint = self.endpoint(container, settings, "", False)
+                self._hooks.network_ports_published(endpoint, list(ports))
 
     async def close(self, container: Container, name: str) -> None:
         """Undo :meth:`open`."""

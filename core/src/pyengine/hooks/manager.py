@@ -86,8 +86,10 @@ class Hooks:
         )
 
     def logging_redact(self, container: Container, data: bytes) -> bytes:
-        for answer in self._strict(self._pm.hook.logging_redact, container=container, data=data):
-            data = answer
+        # Each sees what the one before left, so that none brings back what another took out.
+        for _, one in self._singly(self._pm.hook.logging_redact):
+            for answer in self._strict(one, container=container, data=data):
+                data = answer
         return data
 
     def has_redaction(self) -> bool:
@@ -115,11 +117,11 @@ class Hooks:
         self._tell(self._pm.hook.engine_event, event=event)
 
     def engine_health(self) -> list[str]:
-        return self._tell(self._pm.hook.engine_health) or []
+        return self._tell(self._pm.hook.engine_health)
 
     def engine_metrics(self) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        for answer in self._tell(self._pm.hook.engine_metrics) or []:
+        for answer in self._tell(self._pm.hook.engine_metrics):
             metrics.update(answer)
         return metrics
 
@@ -134,9 +136,23 @@ class Hooks:
                 f"{type(error).__name__}: {error}",
             ) from error
 
-    def _tell(self, hook: Callable[..., Any], **arguments: Any) -> Any:
-        try:
-            return hook(**arguments)
-        except Exception:
-            log.exception("a plugin failed in hook %s", getattr(hook, "name", "?"))
-            return None
+    def _tell(self, hook: pluggy.HookCaller, **arguments: Any) -> list[Any]:
+        """Call one plugin after the other, so that one that raises silences none of the rest."""
+        answers = []
+        for name, one in self._singly(hook):
+            try:
+                answers += one(**arguments)
+            except Exception:
+                log.exception("plugin %s failed in hook %s", name, hook.name)
+        return answers
+
+    def _singly(self, hook: pluggy.HookCaller) -> list[tuple[str, pluggy.HookCaller]]:
+        """A caller for each plugin alone with its name, in the order of their registration."""
+        plugins = [implementation.plugin for implementation in hook.get_hookimpls()]
+        return [
+            (
+                self._pm.get_name(plugin) or "?",
+                self._pm.subset_hook_caller(hook.name, [p for p in plugins if p is not plugin]),
+            )
+            for plugin in plugins
+        ]

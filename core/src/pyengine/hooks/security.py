@@ -42,7 +42,8 @@ def security_contribute(container: Container, spec: dict[str, Any]) -> None:
 
 @hookspec
 def security_exec(container: Container, process: dict[str, Any], privileged: bool) -> None:
-    """Fires before an exec: amend ``process`` (an OCI process object) in place. Since 1.0."""
+    """Fires before an exec: amend ``process`` (an OCI process object) in place. An exception fails
+    it. Since 1.0."""
 
 
 @hookspec

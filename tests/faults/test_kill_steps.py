@@ -98,7 +98,7 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.parametrize("role", ["daemon", "zygote", "shim", "init"])
+@pytest.mark.parametrize("role", ["daemon", "zygote", "shim", "maker", "init"])
 @pytest.mark.parametrize("operation", list(OPERATIONS))
 def test_nothing_is_left(faulty: tuple[EngineProcess, Faults], operation: str, role: str) -> None:
     engine, faults = faulty

@@ -22,7 +22,14 @@ from pyengine.engine.model import Container, Status
 from pyengine.engine.registry import Live, Registry
 from pyengine.engine.removal import Removals
 from pyengine.engine.sandbox import Sandboxes
-from pyengine.errors import Conflict, EngineError, InvalidParameter, NotModified, StartError
+from pyengine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    NotModified,
+    StartError,
+    Unavailable,
+)
 from pyengine.hooks.manager import Hooks
 from pyengine.supervisor.client import Shim, Supervisor
 from pyengine.supervisor.records import ExitRecord, Step
@@ -267,7 +274,9 @@ class Lifecycle:
         for pending in live.pending:
             pending.close()
         live.pending = []
-        if shim is not None:
+        if shim is not None and isinstance(error, Unavailable):
+            await _quietly(self._end_lost(record))  # it died on the way
+        elif shim is not None:
             await _quietly(shim.shutdown())
         await _quietly(self._sandboxes.close(record))
         await _quietly(self._leave(record))
@@ -341,16 +350,20 @@ class Lifecycle:
         log.error("container %s: its shim was killed", live.id[:12])
 
         async def finish() -> None:
-            files = self._bundles.files(live.record)
-            end = await self._supervisor.end_lost(
-                live.id,
-                runtime=live.record.drivers["runtime"],
-                bundle=files.bundle,
-                state_dir=files.directory,
-            )
+            end = await self._end_lost(live.record)
             self._exited(live, end)
 
         self._background.run(finish(), f"container {live.id[:12]}")
+
+    async def _end_lost(self, record: Container) -> ExitRecord:
+        """End what a shim that died left of its container."""
+        files = self._bundles.files(record)
+        return await self._supervisor.end_lost(
+            record.id,
+            runtime=record.drivers["runtime"],
+            bundle=files.bundle,
+            state_dir=files.directory,
+        )
 
     async def _after_exit(self, live: Live) -> None:
         """What an exit leaves behind: the network at once, the rest in ``live.settling``."""
@@ -441,8 +454,8 @@ class Lifecycle:
             await shim.kill(number)
             if live.record.state.paused and number == signals.SIGKILL:
                 await shim.resume()  # a frozen process does not die
-        except Conflict:
-            pass  # it has ended by itself meanwhile
+        except (Conflict, Unavailable):
+            pass  # it has ended by itself meanwhile, or its shim has: we shall hear of it
         self._emit(live, "kill", {"signal": str(int(number))})
 
     async def _kill_all(self, live: Live) -> None:

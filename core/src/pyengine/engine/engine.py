@@ -118,6 +118,8 @@ class Engine:
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Make the host agree with the records, then serve on ``listeners``."""
         await self._restore.run()
+        for live in self._registry:
+            self.execs.restore(live)
         await self.portproxy.update()
         self._healer = asyncio.create_task(self._heal())
         for entry in driver_module.discover(["pyengine.api"]).get("pyengine.api", []):

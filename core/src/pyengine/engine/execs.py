@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pyengine.engine.bundle import Bundles
 from pyengine.engine.containers import Containers
 from pyengine.engine.events import Events
@@ -37,6 +39,12 @@ class Execs:
         self._events = events
         self._hooks = hooks
         self._execs: dict[str, tuple[Exec, Live]] = {}
+
+    def restore(self, live: Live) -> None:
+        """At start: the execs of an adopted container are known, those that ended meanwhile too."""
+        for run in live.execs.values():
+            self._execs[run.id] = (run, live)
+            asyncio.get_running_loop().call_later(KEEP, self._forget, run.id)
 
     async def create(self, ref: str, config: ExecConfig) -> str:
         """The id of an exec to be started. ``Conflict`` unless the container runs."""
@@ -98,6 +106,7 @@ class Execs:
                 stderr=config.attach_stderr,
                 attach=not detach,
                 console_size=(width, height),
+                about=_about(config),
             )
         except BaseException as error:
             run.running = False
@@ -166,3 +175,9 @@ class Execs:
             live.execs.pop(run.id, None)
         elif found is not None:
             asyncio.get_running_loop().call_later(KEEP, self._forget, exec_id)
+
+
+def _about(config: ExecConfig) -> dict[str, Any]:
+    """The configuration for the next daemon, without the environment: that may hold secrets."""
+    about: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(config, env=None))
+    return about

@@ -15,10 +15,12 @@ import signal as signals
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from pyengine import timestamps
 from pyengine.engine.bundle import Bundles
 from pyengine.engine.events import Events
-from pyengine.engine.model import Container, Status
+from pyengine.engine.model import Container, Exec, ExecConfig, Status
 from pyengine.engine.registry import Live, Registry
 from pyengine.engine.removal import Removals
 from pyengine.engine.sandbox import Sandboxes
@@ -180,6 +182,11 @@ class Lifecycle:
         """A shim from an earlier daemon was found: its container is ours again."""
         live.shim = shim
         live.exited.clear()
+        for known in shim.hello.execs if shim.hello is not None else ():
+            config = msgspec.convert(known.about, ExecConfig)
+            live.execs[known.exec_id] = Exec(
+                id=known.exec_id, container_id=live.id, config=config, pid=known.pid, running=True
+            )
         self._listen(live, shim)
 
     async def ended_before(self, live: Live, record: ExitRecord) -> None:
@@ -274,10 +281,8 @@ class Lifecycle:
         for pending in live.pending:
             pending.close()
         live.pending = []
-        if shim is not None and isinstance(error, Unavailable):
-            await _quietly(self._end_lost(record))  # it died on the way
-        elif shim is not None:
-            await _quietly(shim.shutdown())
+        if shim is not None:
+            await _quietly(self._shut_down(record, shim))
         await _quietly(self._sandboxes.close(record))
         await _quietly(self._leave(record))
         await _quietly(self._sandboxes.release(record))
@@ -355,6 +360,10 @@ class Lifecycle:
 
         self._background.run(finish(), f"container {live.id[:12]}")
 
+    async def _shut_down(self, record: Container, shim: Shim) -> None:
+        if not await shim.shutdown():
+            await self._end_lost(record)
+
     async def _end_lost(self, record: Container) -> ExitRecord:
         """End what a shim that died left of its container."""
         files = self._bundles.files(record)
@@ -389,7 +398,7 @@ class Lifecycle:
         """The slow part: a link goes down, unmounting may write back a whole filesystem."""
         record = live.record
         if shim is not None:
-            await _quietly(shim.shutdown())
+            await _quietly(self._shut_down(record, shim))
         await _quietly(self._leave(record))
         await self._bundles.release(record)
         self._registry.save_soon(live)

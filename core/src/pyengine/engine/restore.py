@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from pyengine import timestamps
 from pyengine.contracts.base import Kind
 from pyengine.contracts.runtime import RuntimeDriver
 from pyengine.contracts.storage import LayerRecord, StorageDriver
@@ -31,7 +32,7 @@ from pyengine.engine.sandbox import Sandboxes
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import EngineError
 from pyengine.state.content import ContentStore
-from pyengine.supervisor.client import Supervisor
+from pyengine.supervisor.client import Shim, Supervisor
 from pyengine.supervisor.records import ExitRecord
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,14 @@ class Restore:
         record = live.record
         files = self._bundles.files(record)
         shim = await self._supervisor.adopt(live.id, files.socket)
+        if record.phase == "starting" and (began := self._began(live, shim)):
+            # The earlier daemon may have answered: only its last commit is missing.
+            record.phase = ""
+            record.state.status = Status.RUNNING
+            record.state.started_at = timestamps.render(began)
+            record.state.exit_code, record.state.error = 0, ""
+            record.state.oom_killed = False
+            await self._registry.save(live)
         if record.phase in ("starting", "creating"):
             # Nobody was told that it runs, so it does not.
             if shim is not None:
@@ -118,19 +127,30 @@ class Restore:
         if shim is not None:
             await shim.shutdown()
         elif record.state.running:
-            ended.append((live, await self._exit_record(live)))
+            ended.append((live, self._exit_record(live)))
 
-    async def _exit_record(self, live: Live) -> ExitRecord:
-        files = self._bundles.files(live.record)
+    def _began(self, live: Live, shim: Shim | None) -> int:
+        """When the command of a start that was under way began to run, in ns; 0: it did not."""
+        if shim is not None:
+            return shim.hello.started if shim.hello is not None else 0
+        end = self._written(live)
+        earlier = timestamps.parse(live.record.state.finished_at)
+        return end.started if end is not None and end.finished > earlier else 0
+
+    def _written(self, live: Live) -> ExitRecord | None:
+        path = self._bundles.files(live.record).exit
         try:
-            return msgspec.json.decode(files.exit.read_bytes(), type=ExitRecord)
+            return msgspec.json.decode(path.read_bytes(), type=ExitRecord)
         except (OSError, msgspec.DecodeError):
-            return ExitRecord(
-                id=live.id,
-                code=137,
-                finished=time.time_ns(),
-                error="the container ended without an exit record (shim killed, or host restarted)",
-            )
+            return None
+
+    def _exit_record(self, live: Live) -> ExitRecord:
+        return self._written(live) or ExitRecord(
+            id=live.id,
+            code=137,
+            finished=time.time_ns(),
+            error="the container ended without an exit record (shim killed, or host restarted)",
+        )
 
     def _process(self, live: Live) -> dict[str, object] | None:
         path = self._bundles.files(live.record).bundle / "process.json"

@@ -149,14 +149,16 @@ class Shim:
         """Remove the container's cgroups and runtime state, killing what is left. Idempotent."""
         await self.request(Type.DELETE)
 
-    async def shutdown(self) -> None:
+    async def shutdown(self) -> bool:
         """``delete``, and end the shim; attached clients still get all that was said. No callback
-        is called any more. Returns when the shim has let go of the container."""
+        is called any more. Returns when the shim has let go of the container: False if it died
+        before it said so, and something may be left for ``Supervisor.end_lost``."""
         self._over = True
         try:
             await self.request(Type.SHUTDOWN)
         except Unavailable:
-            pass
+            return False
+        return True
 
     async def attach(
         self,
@@ -192,8 +194,10 @@ class Shim:
         stdout: bool = True,
         stderr: bool = True,
         console_size: tuple[int, int] = (0, 0),
+        about: dict[str, Any] | None = None,
     ) -> tuple[int, Attachment | None]:
-        """Run ``process`` (of a runtime spec) in the container; returns its host pid.
+        """Run ``process`` (of a runtime spec) in the container; returns its host pid. ``about`` comes
+        back in the hello that the next daemon gets.
 
         Without ``attach`` its input is empty and its output goes nowhere.
         """
@@ -205,6 +209,7 @@ class Shim:
             stdout=stdout,
             stderr=stderr,
             console_size=console_size,
+            about=about or {},
         )
         if not attach:
             answer = (await self.request(Type.EXEC, order)).value()

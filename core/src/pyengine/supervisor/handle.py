@@ -196,8 +196,8 @@ class Shim:
         console_size: tuple[int, int] = (0, 0),
         about: dict[str, Any] | None = None,
     ) -> tuple[int, Attachment | None]:
-        """Run ``process`` (of a runtime spec) in the container; returns its host pid. ``about`` comes
-        back in the hello that the next daemon gets.
+        """Run ``process`` (of a runtime spec) in the container; returns its host pid. ``about``
+        comes back in the hello that the next daemon gets.
 
         Without ``attach`` its input is empty and its output goes nowhere.
         """

@@ -88,11 +88,13 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class ExecRecord(msgspec.Struct, kw_only=True):
-    """An exec as the shim knows it; ``code`` is None while it runs."""
+    """An exec as the shim knows it; ``code`` is None while it runs. ``about``: what the daemon that
+    asked for it wants the next one to know."""
 
     exec_id: str
     pid: int
     code: int | None = None
+    about: dict[str, Any] = {}
 
 
 class ExitRecord(msgspec.Struct, kw_only=True):
@@ -115,10 +117,12 @@ class ExitRecord(msgspec.Struct, kw_only=True):
 
 class ExecOrder(msgspec.Struct, kw_only=True):
     """``process``: the ``process`` object of a runtime spec. ``stdin``: it gets the client's input,
-    otherwise /dev/null. ``stdout``, ``stderr``: what the client wants to see."""
+    otherwise /dev/null. ``stdout``, ``stderr``: what the client wants to see. ``about``: kept for
+    the next daemon."""
 
     exec_id: str
     process: dict[str, Any]
+    about: dict[str, Any] = {}
     terminal: bool = False
     stdin: bool = False
     stdout: bool = True

@@ -405,7 +405,7 @@ class Shim:
         width, height = order.console_size
         if width and height:
             streams.resize(width, height)
-        one = _Exec(ExecRecord(exec_id=order.exec_id, pid=executed.pid), streams)
+        one = _Exec(ExecRecord(exec_id=order.exec_id, pid=executed.pid, about=order.about), streams)
         self._execs[order.exec_id] = one
         self._by_pid[executed.pid] = one
         self._loop.tidy_later()
@@ -414,7 +414,10 @@ class Shim:
     # -- what happens to the container
 
     def _namespaces_ready(self, pid: int) -> None:
-        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # it has ended already, and the runtime is about to say why
         self._link.send(Type.NAMESPACES, 0, protocol.encode({"pid": pid}), [fd])
 
     def _trace(self, name: str, seconds: float) -> None:

@@ -246,6 +246,10 @@ def main() -> None:
     # over the socket. The runtime gives containers the default dispositions back.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    # posix_spawn of the C library leaves its own two signals ignored, execve keeps that, and what
+    # a container runs would inherit it.
+    for number in (32, 33):
+        syscalls.default_disposition(number)
     set_role("zygote")
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     zygote = Zygote(socket.socket(fileno=SOCKET))

@@ -20,6 +20,7 @@ _syscall.restype = ctypes.c_long
 
 _X86 = platform.machine() == "x86_64"
 SYS_PIVOT_ROOT = 155 if _X86 else 41
+SYS_RT_SIGACTION = 13 if _X86 else 134
 SYS_SECCOMP = 317 if _X86 else 277
 SYS_BPF = 321 if _X86 else 280
 SYS_KEYCTL = 250 if _X86 else 219
@@ -186,6 +187,14 @@ class _OpenHow(ctypes.Structure):
         ("mode", ctypes.c_uint64),
         ("resolve", ctypes.c_uint64),
     ]
+
+
+def default_disposition(signal: int) -> None:
+    """rt_sigaction(2) to the default action, also for the signals that the C library keeps for
+    itself (32, 33) and that :mod:`signal` therefore refuses."""
+    nothing = ctypes.create_string_buffer(32)  # SIG_DFL, no flags, no restorer, an empty mask
+    if _syscall(SYS_RT_SIGACTION, signal, nothing, None, ctypes.c_size_t(8)):
+        raise _fail(f"rt_sigaction {signal}")
 
 
 def openat2(

@@ -172,13 +172,13 @@ class Containers:
             record.networks = self._sandboxes.plan(record, asked)
             record.mounts = mounts.resolve(config, host, self.get)
             mounts.check_sources([p for p in record.mounts if not _creates(p)])
-            changes, made = await self._make_volumes(record)
+            changes, made = self._plan_volumes(record)
             if changes:
                 # Anonymous volumes are nobody's without the container: a crash takes both.
                 record.phase = "creating"
                 await self._registry.database.commit(Put(TABLE, record.id, record), *changes)
                 for volume in made:
-                    self._volumes.made(volume)
+                    await self._volumes.make(volume)
             parent = self._images.layer(image.id, storage.name)
             options = {k: v for k, v in (host.storage_opt or {}).items() if k != "driver"}
             with self._images.using(image.id):
@@ -469,7 +469,7 @@ class Containers:
         host.log_config = LogConfig(type=name, config=host.log_config.config or {})
         return name
 
-    async def _make_volumes(
+    def _plan_volumes(
         self, record: Container
     ) -> tuple[Sequence[RecordChange], Sequence[VolumeRecord]]:
         changes: list[RecordChange] = []
@@ -479,7 +479,7 @@ class Containers:
                 continue
             options = point.spec.volume_options if point.spec else None
             driver = options.driver_config if options else None
-            volume, puts = await self._volumes.prepare(
+            volume, puts = self._volumes.prepare(
                 point.name,
                 point.driver or (driver.name if driver else ""),
                 driver.options if driver else None,

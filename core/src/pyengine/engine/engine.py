@@ -84,7 +84,7 @@ class Engine:
         self._background = Background()
         self._healer: asyncio.Task[None] | None = None
         self._warnings: list[str] = []
-        self._lock = -1
+        self._locks: list[int] = []
 
     # -- open: nothing is served yet ---------------------------------------------------------------
 
@@ -168,20 +168,12 @@ class Engine:
         for path in (data_root, data_root / "containers", exec_root, exec_root / "s",
                      exec_root / "b", exec_root / "netns"):  # fmt: skip
             path.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._lock = os.open(
-            data_root / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._lock, 32, 0).decode().strip() or "?"
-            raise Unavailable(
-                f"another engine runs on {data_root}",
-                f"its daemon is process {holder}",
-                "stop it, take over with --replace, or use another --data-root",
-            ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self._locks = [
+            _lock(data_root, f"another engine runs on {data_root}",
+                  "stop it, take over with --replace, or use another --data-root"),
+            _lock(exec_root, f"another engine uses {exec_root}",
+                  "give this one an --exec-root of its own"),
+        ]  # fmt: skip
         id_file = data_root / "engine-id"
         if not id_file.exists():
             temporary = id_file.with_suffix(".new")
@@ -364,6 +356,20 @@ class Engine:
                 )
             except (EngineError, OSError) as error:
                 log.warning("the firewall cannot be looked at: %s", error)
+
+
+def _lock(root: Path, taken: str, advice: str) -> int:
+    """Hold a directory for as long as this process lives, under its pid."""
+    lock = os.open(root / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode().strip() or "?"
+        os.close(lock)
+        raise Unavailable(taken, f"its daemon is process {holder}", advice) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
 
 
 def _bool(value: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import grp
 import logging
 import os
@@ -48,9 +49,8 @@ def main(argv: Sequence[str]) -> int:
         print("pyengine daemon: it needs root", file=sys.stderr)
         return 1
     try:
-        if loaded.replace:
-            _end_other(Path(loaded.config.data_root))
-        code = asyncio.run(_serve(loaded.config))
+        listeners = _take_over(loaded.config) if loaded.replace else {}
+        code = asyncio.run(_serve(loaded.config, listeners))
     except EngineError as error:
         print(f"pyengine daemon: {error.message()}", file=sys.stderr)
         code = error.exit_code
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     os._exit(code)
 
 
-async def _serve(settings: config.Config) -> int:
+async def _serve(settings: config.Config, taken: dict[str, socket.socket]) -> int:
     loop = asyncio.get_running_loop()
     ending: asyncio.Future[int] = loop.create_future()
 
@@ -77,8 +77,9 @@ async def _serve(settings: config.Config) -> int:
     began = time.monotonic()
     engine = Engine(settings)
     await engine.open()
-    addresses = settings.hosts or [config.DEFAULT_SOCKET]
-    listeners = [_listen(address, settings.group) for address in addresses]
+    addresses = _addresses(settings)
+    listeners = [taken.get(address) or _listen(address, settings.group) for address in addresses]
+    own = [_inode(address) for address in addresses]
     pidfile = Path(settings.pidfile or Path(settings.exec_root) / "pyengine.pid")
     pidfile.write_text(f"{os.getpid()}\n")
     try:
@@ -98,10 +99,23 @@ async def _serve(settings: config.Config) -> int:
             )
     finally:
         pidfile.unlink(missing_ok=True)
-        for address in addresses:
-            if address.startswith("unix://"):
+        for address, inode in zip(addresses, own, strict=True):
+            # With --replace the next daemon's socket is there already.
+            if inode and _inode(address) == inode:
                 Path(address.removeprefix("unix://")).unlink(missing_ok=True)
     return 0
+
+
+def _addresses(settings: config.Config) -> list[str]:
+    return settings.hosts or [config.DEFAULT_SOCKET]
+
+
+def _inode(address: str) -> int:
+    """Which socket is at the path of a unix address; 0 for none, and for other addresses."""
+    try:
+        return os.stat(address.removeprefix("unix://")).st_ino if "unix://" in address else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _listen(address: str, group: str) -> socket.socket:
@@ -132,11 +146,11 @@ def _listen(address: str, group: str) -> socket.socket:
     return listener
 
 
-def _listen_unix(path: Path, group: str) -> socket.socket:
+def _listen_unix(path: Path, group: str, replace: bool = False) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if stat.S_ISSOCK(path.stat().st_mode):
+        if stat.S_ISSOCK(path.stat().st_mode) and not replace:
             with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
                 try:
                     probe.connect(str(path))
@@ -163,31 +177,39 @@ def _listen_unix(path: Path, group: str) -> socket.socket:
     return listener
 
 
-def _end_other(data_root: Path) -> None:
-    """Ask the daemon on this root to leave its containers to us, and wait until it is gone."""
-    import fcntl
+def _take_over(settings: config.Config) -> dict[str, socket.socket]:
+    """Ask the daemon on this root to leave its containers to us, and wait until it is gone.
 
+    Returns listening sockets by address. They are in place before the other is asked, so that
+    clients wait in their backlog instead of being refused.
+    """
+    data_root = Path(settings.data_root)
     try:
         lock = os.open(data_root / "engine.lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return
+        return {}
+    listeners: dict[str, socket.socket] = {}
+    deadline = time.monotonic() + REPLACE_DEADLINE
+    asked = False
     try:
-        deadline = time.monotonic() + REPLACE_DEADLINE
-        asked = False
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                return listeners
             except BlockingIOError:
                 holder = os.pread(lock, 32, 0).decode().strip()
             if not asked and holder.isdigit():
+                asked = True
                 log.info("taking over from the daemon %s", holder)
+                for address in _addresses(settings):
+                    if address.startswith("unix://"):
+                        path = Path(address.removeprefix("unix://"))
+                        listeners[address] = _listen_unix(path, settings.group, replace=True)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(holder), signal.SIGUSR2)
-                asked = True
             if time.monotonic() > deadline:
                 raise Unavailable(f"the daemon {holder} on {data_root} does not let go")
-            time.sleep(0.02)
+            time.sleep(0.005)
     finally:
         os.close(lock)
 

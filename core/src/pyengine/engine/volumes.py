@@ -76,21 +76,25 @@ class Volumes:
         labels: Mapping[str, str] | None = None,
     ) -> VolumeRecord:
         """Make a volume, or return the one of that name if driver and options agree."""
-        record, changes = await self.prepare(name, driver, options, labels)
+        record, changes = self.prepare(name, driver, options, labels)
         if changes:
-            await self._database.commit(*changes)
-            self.made(record)
+            try:
+                await self._database.commit(*changes)
+            except EngineError:
+                self._records.pop(record.name, None)
+                raise
+            await self.make(record)
         return record
 
-    async def prepare(
+    def prepare(
         self,
         name: str = "",
         driver: str = "",
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> tuple[VolumeRecord, Sequence[Change]]:
-        """As :meth:`create`, but leaves the commit (of these changes) and :meth:`made` to the
-        caller: a container and its volumes are one transaction."""
+        """The record of a volume, and the changes to commit if it is new; :meth:`make` follows. So
+        the intent is on disk first, and a container and its volumes are one transaction."""
         anonymous = not name
         name = name or new_id()
         if not NAME.fullmatch(name):
@@ -118,13 +122,20 @@ class Volumes:
             created=timestamps.now(),
             anonymous=anonymous,
         )
-        await self._calls(Kind.VOLUME, driver)(self._driver(driver).create, record)
+        self._driver(driver)
         self._records[name] = record
         return record, [Put(TABLE, name, record)]
 
-    def made(self, record: VolumeRecord) -> None:
-        """The commit of a prepared volume is done."""
-        self._records.setdefault(record.name, record)
+    async def make(self, record: VolumeRecord) -> None:
+        """Let the driver make a volume whose record is stored; if it cannot, the record goes."""
+        try:
+            await self._calls(Kind.VOLUME, record.driver)(
+                self._driver(record.driver).create, record
+            )
+        except BaseException:
+            self._records.pop(record.name, None)
+            await self._database.commit(Delete(TABLE, record.name))
+            raise
         self._events.emit("volume", "create", record.name, {"driver": record.driver})
 
     async def remove(self, name: str, force: bool = False) -> None:
@@ -207,6 +218,9 @@ class Volumes:
                 self._driver(name).reconcile, known, users
             )
             done += result.removed + result.restored + result.failed
+            for record in known.values():
+                if not self._driver(name).path(record.name).exists():
+                    await self._calls(Kind.VOLUME, name)(self._driver(name).create, record)
         return done
 
     def _driver(self, name: str) -> VolumeDriver:

@@ -29,6 +29,7 @@ from pyengine.engine.logs import follow_log
 from pyengine.engine.model import (
     Container,
     ContainerConfig,
+    EndpointSettings,
     HostConfig,
     LogConfig,
     NetworkingConfig,
@@ -40,7 +41,15 @@ from pyengine.engine.removal import Removals
 from pyengine.engine.resolv import check_extra_hosts
 from pyengine.engine.sandbox import Sandboxes
 from pyengine.engine.volumes import Volumes
-from pyengine.errors import Conflict, EngineError, InvalidParameter, NotModified, Unsupported
+from pyengine.errors import (
+    Conflict,
+    EngineError,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    NotModified,
+    Unsupported,
+)
 from pyengine.hooks.manager import Hooks
 from pyengine.oci import security
 from pyengine.oci.facts import HostFacts
@@ -320,6 +329,35 @@ class Containers:
         self._events.emit("container", "update", live.id, attributes(live.record))
         return warnings
 
+    async def connect(self, ref: str, network: str, settings: EndpointSettings) -> None:
+        """Put the container on a further network: now if it runs, else from its next start on."""
+        live = self._registry.live(ref)
+        async with live.lock:
+            netns = self._netns(live)
+            try:
+                await self._sandboxes.connect(live.record, network, settings, netns)
+            finally:
+                if netns is not None:
+                    os.close(netns)
+            await self._registry.save(live)
+
+    async def disconnect(self, ref: str, network: str, force: bool = False) -> None:
+        """Undo :meth:`connect`; ``force``: a container that is gone is no error."""
+        try:
+            live = self._registry.live(ref)
+        except NotFound:
+            if force:
+                return
+            raise
+        async with live.lock:
+            netns = self._netns(live)
+            try:
+                await self._sandboxes.disconnect(live.record, network, netns)
+            finally:
+                if netns is not None:
+                    os.close(netns)
+            await self._registry.save(live)
+
     # -- streams -------------------------------------------------------------------------------
 
     async def attach(
@@ -491,6 +529,15 @@ class Containers:
                 made.append(volume)
             point.source = self._volumes.mountpoint(volume.name)
         return changes, made
+
+    def _netns(self, live: Live) -> int | None:
+        mode = live.record.host_config.network_mode
+        if mode == "host" or mode.startswith("container:"):
+            raise Forbidden(
+                "container sharing network namespace with another container or host cannot be "
+                "connected to any other network"
+            )
+        return self._sandboxes.open_netns(live.record) if live.shim is not None else None
 
     def _storage(self, record: Container) -> StorageDriver:
         return self._bundles.storage(record)

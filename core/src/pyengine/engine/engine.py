@@ -41,6 +41,7 @@ from pyengine.engine.units import parse_size
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import DriverUnavailable, EngineError, Unavailable
 from pyengine.hooks.manager import Hooks
+from pyengine.linux.cgroups import Cgroup
 from pyengine.oci import facts
 from pyengine.oci.defaults import find_init
 from pyengine.oci.spec import EngineOptions
@@ -150,6 +151,8 @@ class Engine:
                 await self.portproxy.close()
             except (EngineError, OSError, TimeoutError) as error:
                 log.warning("while taking down networks: %s", error)
+            if not self.config.cgroup_parent:
+                Cgroup(self._cgroup_parent).remove_empty()
         self.events.close()
         await self.supervisor.close(keep_shims=True)
         self.database.close()

@@ -82,6 +82,8 @@ class Removals:
         ]
         removal = Removal(record, going)
         await self._database.commit(self._registry.deletion(live), Put(TABLE, live.id, removal))
+        for name in going:
+            self._volumes.leaves(name)
         self._registry.forget(live)
         self._events.emit(
             "container",
@@ -104,7 +106,7 @@ class Removals:
         self._hooks.storage_snapshot_removed(record.layer)
         for name in removal.volumes:
             try:
-                await self._volumes.remove(name, force=True)
+                await self._volumes.go(name)
             except EngineError as error:
                 log.warning("volume %s stays: %s", name, error)
         failpoint("removal.directory")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -16,9 +17,13 @@ from pyengine.engine.bundle import Bundles
 from pyengine.engine.model import Container, EndpointSettings
 from pyengine.engine.networks import Networks
 from pyengine.engine.ports import PortAllocator
-from pyengine.errors import EngineError, InvalidParameter, NotFound
+from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
+
+
+#: ioctl_nsfs(2): what kind of namespace a descriptor is of.
+NS_GET_NSTYPE = 0xB703
 
 
 class Sandboxes:
@@ -85,6 +90,7 @@ class Sandboxes:
         await asyncio.to_thread(_pin, netns, path)
         container.sandbox_key = str(path)
         main = self._gateway_network(container)
+        container.interfaces = len(container.networks)
         for number, name in enumerate(container.networks):
             await self._networks.join(container, name, f"eth{number}", name == main, netns)
         if main:
@@ -136,22 +142,35 @@ class Sandboxes:
     ) -> None:
         """``docker network connect``; with ``netns`` the container runs and gets the link now."""
         network = self._networks.get(name)
+        if network.name in container.networks:
+            raise Forbidden(
+                f"endpoint with name {container.name} already exists in network {network.name}"
+            )
         self._check(network.name, settings)
+        if netns is not None:
+            await self._networks.lease(network, settings, container.id)
         container.networks[network.name] = settings
         if netns is None:
             return
-        await self._networks.lease(network, settings, container.id)
-        interface = f"eth{len(container.networks) - 1}"
+        interface = f"eth{container.interfaces}"
+        container.interfaces += 1
+        joined = False
         try:
             await self._networks.join(container, network.name, interface, False, netns)
+            joined = True
             await self._networks.open(container, network.name, [])
         except BaseException:
+            if joined:
+                await self._networks.leave(container, network.name, netns)
             await self._networks.release(settings)
             container.networks.pop(network.name, None)
             raise
 
     async def disconnect(self, container: Container, name: str, netns: int | None) -> None:
         """``docker network disconnect``."""
+        name = self._name(name)
+        if name not in container.networks:
+            raise Forbidden(f"container {container.id} is not connected to network {name}")
         if netns is not None:
             await self._networks.close(container, name)
             await self._networks.leave(container, name, netns)
@@ -259,7 +278,10 @@ def _open(path: Path) -> int | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    if not os.readlink(f"/proc/self/fd/{fd}").startswith("net:["):
-        os.close(fd)  # the name is left from before a reboot, or the pin was never made
-        return None
-    return fd
+    try:
+        if fcntl.ioctl(fd, NS_GET_NSTYPE) == syscalls.CLONE_NEWNET:
+            return fd
+    except OSError:
+        pass  # the name is left from before a reboot, or the pin was never made
+    os.close(fd)
+    return None

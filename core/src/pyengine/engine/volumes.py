@@ -42,6 +42,7 @@ class Volumes:
         self._events = events
         self._records = database.load(TABLE, VolumeRecord)
         self._filling: dict[str, asyncio.Lock] = {}
+        self._leaving: set[str] = set()
         self.users: Callable[[str], list[str]] = lambda name: []
 
     def all(self) -> dict[str, VolumeRecord]:
@@ -54,7 +55,11 @@ class Volumes:
             if name not in FILTERS:
                 raise InvalidParameter(f"invalid filter '{name}'")
         wanted = {name: values for name, values in (filters or {}).items() if values}
-        return [r for _, r in sorted(self._records.items()) if self._matches(r, wanted)]
+        return [
+            record
+            for name, record in sorted(self._records.items())
+            if name not in self._leaving and self._matches(record, wanted)
+        ]
 
     def get(self, name: str) -> VolumeRecord:
         """``NotFound`` in Docker's words if there is none."""
@@ -151,6 +156,17 @@ class Volumes:
         self._filling.pop(name, None)
         await self._calls(Kind.VOLUME, record.driver)(self._driver(record.driver).remove, name)
         self._events.emit("volume", "destroy", name, {"driver": record.driver})
+
+    def leaves(self, name: str) -> None:
+        """It goes with its container, whose removal is recorded: lists show it no more."""
+        self._leaving.add(name)
+
+    async def go(self, name: str) -> None:
+        """Remove a volume that leaves; one that cannot be removed is shown again."""
+        try:
+            await self.remove(name, force=True)
+        finally:
+            self._leaving.discard(name)
 
     async def prune(self, filters: Filters | None = None) -> tuple[Sequence[str], int]:
         """Remove unused volumes: anonymous ones, with ``all=true`` all. Names and bytes freed."""

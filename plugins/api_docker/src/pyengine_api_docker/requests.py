@@ -6,6 +6,7 @@ from msgspec import field
 
 from pyengine.engine.model import (
     ContainerConfig,
+    EndpointSettings,
     HostConfig,
     NetworkingConfig,
     Wire,
@@ -62,6 +63,20 @@ class Ipam(Wire):
     driver: str = ""
     options: dict[str, str] | None = None
     config: list[IpamConfig] | None = None
+
+
+class ConnectNetwork(Wire):
+    """Body of ``POST /networks/{id}/connect``."""
+
+    container: str = ""
+    endpoint_config: EndpointSettings | None = None
+
+
+class DisconnectNetwork(Wire):
+    """Body of ``POST /networks/{id}/disconnect``."""
+
+    container: str = ""
+    force: bool = False
 
 
 class CreateNetwork(Wire):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from pyengine.engine.model import EndpointSettings
 from pyengine.engine.networks import NetworkRequest
 from pyengine.errors import InvalidParameter, NotFound, Unsupported
 from pyengine_api_docker import objects, requests
@@ -71,14 +72,17 @@ async def remove(call: Call) -> web.StreamResponse:
 
 
 async def connect(call: Call) -> web.StreamResponse:
-    raise Unsupported(
-        "connecting a container to a further network is not in this version of pyengine",
-        help="name all its networks when it is created",
+    body = await call.body(requests.ConnectNetwork)
+    await call.engine.containers.connect(
+        body.container, call.name, body.endpoint_config or EndpointSettings()
     )
+    return empty(200)
 
 
 async def disconnect(call: Call) -> web.StreamResponse:
-    raise Unsupported("disconnecting a container from a network is not in this version of pyengine")
+    body = await call.body(requests.DisconnectNetwork)
+    await call.engine.containers.disconnect(body.container, call.name, body.force)
+    return empty(200)
 
 
 async def prune(call: Call) -> web.StreamResponse:

@@ -21,7 +21,6 @@ from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
 
-
 #: ioctl_nsfs(2): what kind of namespace a descriptor is of.
 NS_GET_NSTYPE = 0xB703
 

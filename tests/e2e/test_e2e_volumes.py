@@ -1,0 +1,192 @@
+"""-v, --mount and --tmpfs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from harness import EngineProcess
+
+from tests.e2e.conftest import Docker
+
+
+@pytest.fixture(scope="module")
+def filled(engine: EngineProcess) -> str:
+    """An image with contents in /data, /declared (a VOLUME) and a link /link -> /data."""
+    engine.docker("rm", "-f", "maker", check=False)
+    engine.docker(
+        "run", "--name", "maker", "busybox", "sh", "-c",
+        "mkdir /data /declared; echo image >/data/file; ln -s file /data/link; chown -R 7:8 /data;"
+        "chmod 2750 /data; echo declared >/declared/file; ln -s /data /link;"
+        "ln -s /etc /evil; touch /data/.hidden",
+    )  # fmt: skip
+    tar = engine.root / "filled.tar"
+    engine.docker("export", "-o", str(tar), "maker")
+    engine.docker("rm", "maker")
+    engine.docker("import", "-c", "CMD sh", "-c", "VOLUME /declared", str(tar), "filled")
+    return "filled"
+
+
+def volume(docker: Docker, name: str) -> str:
+    docker("volume", "create", name)
+    return name
+
+
+@pytest.fixture
+def named(docker: Docker) -> str:
+    """A volume's name that does not exist yet."""
+    name = f"vol-{docker.name()}"
+    docker("volume", "rm", "-f", name)
+    return name
+
+
+def test_a_named_volume_outlives_its_containers(docker: Docker, named: str) -> None:
+    docker.sh("echo kept >/v/file", "-v", f"{named}:/v")
+    assert docker.sh("cat /v/file", "-v", f"{named}:/v") == "kept"
+    where = docker.out("volume", "inspect", "-f", "{{.Mountpoint}}", named)
+    assert Path(where, "file").read_text() == "kept\n"
+    name = docker.up("-v", f"{named}:/v", "busybox", "sleep", "60")
+    docker.fails("volume", "rm", named, code=1, says="volume is in use")
+    docker("rm", "-f", name)
+    docker("volume", "rm", named)
+    assert not os.path.exists(where)
+
+
+def test_an_anonymous_volume_goes_with_rm_v(docker: Docker) -> None:
+    before = set(docker.out("volume", "ls", "-q").split())
+    docker.sh("touch /v/x", "-v", "/v")
+    assert set(docker.out("volume", "ls", "-q").split()) == before, "--rm removes it"
+    name = docker.name()
+    docker("run", "--name", name, "-v", "/v", "busybox", "true")
+    (made,) = set(docker.out("volume", "ls", "-q").split()) - before
+    docker("rm", name)
+    assert made in docker.out("volume", "ls", "-q"), "rm alone keeps it"
+    docker("volume", "rm", made)
+
+
+def test_binds(docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("host")
+    assert docker.sh("cat /b/file; echo from >/b/inside", "-v", f"{tmp_path}:/b") == "host"
+    assert (tmp_path / "inside").read_text() == "from\n"
+    out = docker.sh("touch /b/x 2>&1; cat /f", "-v", f"{tmp_path}:/b:ro",
+                    "-v", f"{tmp_path}/file:/f")  # fmt: skip
+    assert out.splitlines() == ["touch: /b/x: Read-only file system", "host"]
+
+
+def test_a_missing_source_is_made_by_v_and_refused_by_mount(docker: Docker, tmp_path: Path) -> None:
+    docker.sh("true", "-v", f"{tmp_path}/made:/b")
+    assert (tmp_path / "made").is_dir()
+    docker.fails("run", "--rm", "--mount", f"type=bind,src={tmp_path}/absent,dst=/b", "busybox",
+                 "true", code=125, says="bind source path does not exist")  # fmt: skip
+    assert not (tmp_path / "absent").exists()
+
+
+def test_mount_in_all_types(docker: Docker, named: str, tmp_path: Path) -> None:
+    out = docker.sh(
+        "echo v >/v/f; touch /b/x 2>/dev/null || echo read-only; df -k /t | tail -1; stat -c %a /t",
+        "--mount", f"type=volume,src={named},dst=/v", "--mount",
+        f"type=bind,src={tmp_path},dst=/b,readonly", "--mount",
+        "type=tmpfs,dst=/t,tmpfs-size=4m,tmpfs-mode=1770",
+    )  # fmt: skip
+    lines = out.splitlines()
+    assert lines[0] == "read-only"
+    assert lines[1].split()[1] == "4096"
+    assert lines[2] == "1770"
+
+
+def test_tmpfs_options(docker: Docker) -> None:
+    out = docker.sh("grep ' /t ' /proc/mounts", "--tmpfs", "/t:size=1m,mode=700,noexec")
+    assert out.startswith("tmpfs /t tmpfs rw,nosuid,nodev,noexec")
+    assert "size=1024k" in out
+    assert "mode=700" in out
+
+
+def test_nested_mounts_are_made_from_the_outside_in(docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "outer/inner").mkdir(parents=True)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/file").write_text("deep")
+    out = docker.sh("cat /m/inner/file; touch /m/outer", "-v", f"{tmp_path}/deep:/m/inner:ro",
+                    "-v", f"{tmp_path}/outer:/m")  # fmt: skip
+    assert out == "deep"
+    assert (tmp_path / "outer/outer").exists()
+
+
+def test_volumes_from(docker: Docker, named: str) -> None:
+    first = docker.up("-v", f"{named}:/v", "busybox", "sh", "-c", "echo x >/v/f; sleep 60")
+    assert docker.sh("cat /v/f; touch /v/y 2>&1 || true", "--volumes-from", f"{first}:ro").splitlines() == [
+        "x", "touch: /v/y: Read-only file system",
+    ]  # fmt: skip
+
+
+def test_inspect_shows_mounts(docker: Docker, named: str, tmp_path: Path) -> None:
+    name = docker.name()
+    docker("create", "--name", name, "-v", f"{named}:/v:ro", "-v", f"{tmp_path}:/b", "busybox")
+    mounts = {m["Destination"]: m for m in json.loads(docker.state(name, "{{json .Mounts}}"))}
+    assert mounts["/v"]["Type"] == "volume"
+    assert mounts["/v"]["Name"] == named
+    assert mounts["/v"]["RW"] is False
+    assert mounts["/v"]["Driver"] == "local"
+    assert mounts["/b"]["Source"] == str(tmp_path)
+    assert mounts["/b"]["Propagation"] == "rprivate"
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("x:y", "mount path must be absolute"),
+        ("/a:/", "destination can't be '/'"),
+        ("/a:/b:bogus", "invalid mode: bogus"),
+        ("b@d:/x", "includes invalid characters for a local volume name"),
+    ],
+)
+def test_bad_volumes(docker: Docker, flag: str, says: str) -> None:
+    docker.fails("create", "-v", flag, "busybox", code=1, says=says)
+
+
+def test_two_mounts_at_one_place(docker: Docker) -> None:
+    docker.fails("create", "-v", "/a:/x", "-v", "/b:/x", "busybox", code=1,
+                 says="Duplicate mount point: /x")  # fmt: skip
+
+
+# -- what the image has comes along ----------------------------------------------------------------
+
+
+def test_a_new_volume_is_filled_from_the_image(docker: Docker, filled: str, named: str) -> None:
+    out = docker.out("run", "--rm", "-v", f"{named}:/data", filled, "sh", "-c",
+                     "cat /data/link; stat -c '%u:%g %a' /data; ls -A /data")  # fmt: skip
+    assert out.splitlines() == ["image", "7:8 2750", ".hidden", "file", "link"]
+    # A second use does not fill it again.
+    docker.sh("rm /v/file", "-v", f"{named}:/v")
+    assert docker.out("run", "--rm", "-v", f"{named}:/data", filled, "ls", "/data") == "link"
+
+
+def test_nocopy(docker: Docker, filled: str, named: str) -> None:
+    assert (
+        docker.out("run", "--rm", "-v", f"{named}:/data:nocopy", filled, "ls", "-A", "/data") == ""
+    )
+    assert docker.out("run", "--rm", "--mount", f"src={named},dst=/data,volume-nocopy=true", filled,
+                      "ls", "-A", "/data") == ""  # fmt: skip
+
+
+def test_declared_volumes_are_filled_and_kept_over_a_restart(docker: Docker, filled: str) -> None:
+    name = docker.up(filled, "sleep", "60")
+    assert docker.exec(name, "cat", "/declared/file") == "declared"
+    docker.exec(name, "sh", "-c", "rm /declared/file")
+    docker("restart", "-t", "0", name)
+    assert docker.exec(name, "ls", "/declared") == "", "it is filled once only"
+
+
+def test_a_link_in_the_image_is_followed_inside_only(
+    docker: Docker, filled: str, named: str
+) -> None:
+    out = docker.out("run", "--rm", "-v", f"{named}:/evil", filled, "ls", "/evil")
+    # /evil -> /etc of the image: never the host's.
+    assert set(out.split()) <= {"passwd", "group", "hosts", "hostname", "resolv.conf", "mtab"}
+    assert "passwd" in out
+
+
+def test_a_full_volume_hides_the_image(docker: Docker, filled: str, named: str) -> None:
+    docker.sh("echo mine >/v/mine", "-v", f"{named}:/v")
+    assert docker.out("run", "--rm", "-v", f"{named}:/data", filled, "ls", "/data") == "mine"

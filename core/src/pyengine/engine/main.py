@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         code = asyncio.run(_serve(loaded.config, listeners))
     except EngineError as error:
         print(f"pyengine daemon: {error.message()}", file=sys.stderr)
-        code = error.exit_code
+        code = 1
     # Not the interpreter's way out: a driver's thread may be stuck for ever.
     logging.shutdown()
     sys.stdout.flush()

@@ -324,6 +324,15 @@ class Cgroup:
             for directory in reversed(list(_tree(self.directory_in(hierarchy)))):
                 _rmdir(directory, deadline)
 
+    def remove_empty(self) -> None:
+        """Remove the directories where nothing lives in or below them."""
+        for hierarchy in self.layout.hierarchies:
+            failpoint("cgroup.rmdir")
+            try:
+                os.rmdir(self.directory_in(hierarchy))
+            except OSError:  # somebody uses it, or it was never made
+                pass
+
 
 def controllers(of: Layout | None = None) -> list[str]:
     """Names of all controllers of the host, without the named v1 hierarchies."""

@@ -90,7 +90,7 @@ def add_stacked(
     """Create a link of ``kind`` (macvlan, ipvlan) on the link with index ``parent`` of the calling
     thread's namespace, inside ``netns``, and dress it; returns its MAC. A link there with the same
     ``tag`` is replaced. After an ``OSError`` nothing is left."""
-    remove_stacked(netns, name, tag)
+    remove_stacked(netns, tag)
     with Netlink() as host:
         host.run([add_link(name, kind, data, parent=parent, mtu=mtu, mac=mac, netns=netns)])
     try:
@@ -103,12 +103,12 @@ def add_stacked(
         raise
 
 
-def remove_stacked(netns: int, name: str, tag: str) -> None:
-    """Remove link ``name`` inside ``netns`` if it carries ``tag``."""
+def remove_stacked(netns: int, tag: str) -> None:
+    """Remove the link inside ``netns`` that carries ``tag``, whatever it is called by now."""
     with inside(netns), Netlink() as guest:
-        link = guest.link(name)
-        if link is not None and link.alias == tag:
-            guest.run([delete_link(name)])
+        for link in guest.links():
+            if link.alias == tag:
+                guest.run([delete_link(link.name)])
 
 
 def kind_missing(kind: str) -> str:

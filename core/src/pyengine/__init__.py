@@ -10,6 +10,7 @@ contracts  what a driver of each kind must do
 hooks      where many plugins take part in one step
 drivers    finding, choosing and probing drivers
 oci        OCI runtime and image types; from Docker's configuration to a spec
+bases      what drivers of one shape share
 archive    layers as tar streams
 state      database and content store
 linux      the kernel: one thin function per call

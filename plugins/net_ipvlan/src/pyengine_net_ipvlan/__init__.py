@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from typing import ClassVar
 
+from pyengine.bases.stackedlinks import StackedLinks
 from pyengine.contracts.network import EndpointRecord
 from pyengine.errors import InvalidParameter, Unsupported
 from pyengine.linux.netlink import attribute
-from pyengine.stackedlinks import StackedLinks
 
 __all__ = ["IpvlanDriver"]
 
@@ -19,7 +19,7 @@ _IPVLAN_MODE_L2 = 0
 
 class IpvlanDriver(StackedLinks):
     """Network option ``ipvlan_mode``: ``l2``; the others are those of
-    :class:`~pyengine.stackedlinks.StackedLinks`."""
+    :class:`~pyengine.bases.stackedlinks.StackedLinks`."""
 
     name = "ipvlan"
     priority = 60

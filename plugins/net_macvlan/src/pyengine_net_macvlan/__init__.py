@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 from typing import ClassVar
 
+from pyengine.bases.stackedlinks import StackedLinks
 from pyengine.contracts.network import EndpointRecord
 from pyengine.errors import InvalidParameter
 from pyengine.linux.interfaces import mac_for
 from pyengine.linux.netlink import attribute
-from pyengine.stackedlinks import StackedLinks
 
 __all__ = ["MacvlanDriver"]
 
@@ -20,7 +20,7 @@ _MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
 class MacvlanDriver(StackedLinks):
     """Network option ``macvlan_mode``: ``bridge``, ``private``, ``vepa`` or ``passthru``; the
-    others are those of :class:`~pyengine.stackedlinks.StackedLinks`."""
+    others are those of :class:`~pyengine.bases.stackedlinks.StackedLinks`."""
 
     name = "macvlan"
     priority = 60

@@ -8,8 +8,8 @@
     <id>/committed   present in layers of images; holds their bytes and inodes
     l/<short>        symlink to ../<id>/diff
 
-Ours are ``.making`` and ``.trash`` (see :mod:`pyengine.layerdirs`), ``empty`` (the lowest layer of
-what has none) and ``<parent>-init``: the mount points of a runtime, one per parent layer, where
+Ours are ``.making`` and ``.trash`` (see :mod:`pyengine.bases.layerdirs`), ``empty`` (the lowest
+layer of what has none) and ``<parent>-init``: the mount points of a runtime, one per parent, where
 Docker makes one per container.
 """
 
@@ -28,6 +28,7 @@ from typing import BinaryIO, ClassVar
 
 from pyengine.archive import Whiteouts, measure, pack, unpack
 from pyengine.archive.changes import changes
+from pyengine.bases.layerdirs import LayerDirectories, check_id, make_mountpoints
 from pyengine.contracts.base import (
     DriverContext,
     Kind,
@@ -44,7 +45,6 @@ from pyengine.contracts.storage import (
 )
 from pyengine.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from pyengine.faults import failpoint
-from pyengine.layerdirs import LayerDirectories, check_id, make_mountpoints
 from pyengine.linux import syscalls
 from pyengine.linux.mountinfo import filesystem_of, mounts
 from pyengine_storage_overlay2.mounting import (

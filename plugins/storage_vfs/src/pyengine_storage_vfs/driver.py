@@ -6,8 +6,8 @@ import os
 import tempfile
 from typing import ClassVar
 
+from pyengine.bases.layertrees import LayerTrees
 from pyengine.contracts.base import DriverContext, Kind, Probe, reject_unknown_options
-from pyengine.layertrees import LayerTrees
 from pyengine.linux.mountinfo import filesystem_of
 from pyengine_storage_vfs.copying import copy_tree
 

@@ -23,6 +23,7 @@ import msgspec
 
 from pyengine.archive import Packer, Whiteouts, measure, unpack
 from pyengine.archive.changes import changes
+from pyengine.bases.layerdirs import LayerDirectories, check_id, make_mountpoints
 from pyengine.contracts.base import DriverContext, Reconciled
 from pyengine.contracts.storage import (
     Change,
@@ -34,7 +35,6 @@ from pyengine.contracts.storage import (
 )
 from pyengine.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from pyengine.faults import failpoint
-from pyengine.layerdirs import LayerDirectories, check_id, make_mountpoints
 from pyengine.linux import syscalls
 from pyengine.linux.mountinfo import filesystem_of, mounts
 

@@ -1,0 +1,8 @@
+"""What drivers of one shape share, so that a driver is only what is particular about it.
+
+================ ==========================================================
+``layerdirs``    directories of layers: staging, publishing, trash, sweeping
+``layertrees``   storage that keeps each layer as a whole tree (vfs, btrfs)
+``stackedlinks`` networks whose links stand on one of the host's (macvlan)
+================ ==========================================================
+"""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import heapq
 import select
 import time
 from collections.abc import Callable
 
+from pyengine.linux import heap
+
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-
-# glibc keeps what was freed; musl has no such function, and no need of one.
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class Timer:
@@ -64,8 +62,7 @@ class Loop:
 
     def _tidy(self) -> None:
         self._untidy = False
-        if _malloc_trim is not None:
-            _malloc_trim(0)
+        heap.trim()
 
     def step(self) -> None:
         """Wait for the next thing to happen and handle it."""

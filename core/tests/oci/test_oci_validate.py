@@ -79,7 +79,7 @@ def test_defaults_are_filled_in() -> None:
         ),
         (
             {"nano_cpus": 5_000_000_000},
-            "range of CPUs is from 0.01 to 4.00, as there are only 4 CPUs available",
+            "Range of CPUs is from 0.01 to 4.00, as there are only 4 CPUs available",
         ),
         ({"cpu_shares": -1}, "invalid CPU shares (-1): value must be a positive integer"),
         (
@@ -87,7 +87,7 @@ def test_defaults_are_filled_in() -> None:
             "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
         ),
         ({"cpu_quota": 999}, "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
-        ({"cpuset_cpus": "0-x"}, "Invalid value 0-x for cpuset cpus"),
+        ({"cpuset_cpus": "0-x"}, "Invalid value 0-x for cpuset cpus: invalid format: 0-x"),
         (
             {"cpuset_cpus": "0,9"},
             "Requested CPUs are not available - requested 0,9, available: 0-3",

@@ -79,11 +79,11 @@ async def test_a_bug_is_logged_and_hidden(client: Any, caplog: Any) -> None:
         (b"null", "config cannot be empty in order to create a container"),
         (
             b'{"Image": 5}',
-            "invalid JSON: cannot unmarshal int into field Image of type str",
+            "invalid JSON: cannot unmarshal number into field Image of type string",
         ),
         (
             b'{"Image": "x", "HostConfig": {"Memory": "x"}}',
-            "invalid JSON: cannot unmarshal str into field HostConfig.Memory of type int",
+            "invalid JSON: cannot unmarshal string into field HostConfig.Memory of type number",
         ),
     ],
 )

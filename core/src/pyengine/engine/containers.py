@@ -24,7 +24,7 @@ from pyengine.engine.bundle import Bundles, check_tmpfs
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.events import Events
 from pyengine.engine.filters import Filters, select
-from pyengine.engine.lifecycle import Lifecycle, attributes
+from pyengine.engine.lifecycle import Lifecycle, attributes, signal_number
 from pyengine.engine.logs import follow_log
 from pyengine.engine.model import (
     Container,
@@ -35,6 +35,7 @@ from pyengine.engine.model import (
     NetworkingConfig,
     Status,
 )
+from pyengine.engine.ports import parse_port, parse_range
 from pyengine.engine.processes import top
 from pyengine.engine.registry import TABLE, Live, Registry
 from pyengine.engine.removal import Removals
@@ -167,19 +168,20 @@ class Containers:
         Docker's words for anything wrong in the bodies.
         """
         name = names.check_name(name) if name else ""
+        if not (config.image or config.entrypoint or config.cmd):
+            raise InvalidParameter("no command specified")
         image = self._images.get(config.image)
         self._hooks.security_admit_image(config.image, image.id)
         merge_image(config, image.config)
         warnings = self._validate(config, host)
         record = self._record(name, config, host, image.id, platform)
+        record.networks = self._sandboxes.plan(record, networking.endpoints_config or {})
+        record.mounts = mounts.resolve(config, host, self.get)
         self._registry.reserve(record.name, record.id)
         storage = self._storage(record)
         calls = self._calls(Kind.STORAGE, storage.name)
         made: Sequence[VolumeRecord] = []
         try:
-            asked = networking.endpoints_config or {}
-            record.networks = self._sandboxes.plan(record, asked)
-            record.mounts = mounts.resolve(config, host, self.get)
             mounts.check_sources([p for p in record.mounts if not _creates(p)])
             changes, made = self._plan_volumes(record)
             if changes:
@@ -223,7 +225,7 @@ class Containers:
                     "Renaming a container with the same name as its current name"
                 )
             try:
-                names.check_name(new)
+                names.check_name(f"/{new}")
             except InvalidParameter as error:
                 raise InvalidParameter(f"Error when allocating new name: {error}") from None
             try:
@@ -253,12 +255,12 @@ class Containers:
         if status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING) and not force:
             what = "paused" if status is Status.PAUSED else "running"
             advice = (
-                "unpause and then stop the container before attempting removal or force remove"
+                " and must be unpaused first"
                 if status is Status.PAUSED
-                else "stop the container before removing or force remove"
+                else ": stop the container before removing or force remove"
             )
             raise Conflict(
-                f'cannot remove container "/{live.record.name}": container is {what}: {advice}'
+                f'cannot remove container "/{live.record.name}": container is {what}{advice}'
             )
         async with live.lock:
             if live.removed:
@@ -447,6 +449,13 @@ class Containers:
         self._hooks.security_validate(host)
         check_extra_hosts(host.extra_hosts or [])
         check_settings(config, host)
+        if config.stop_signal:
+            signal_number(config.stop_signal)
+        for key, bindings in (host.port_bindings or {}).items():
+            parse_port(key)
+            for binding in bindings or ():
+                if binding.host_port:
+                    parse_range(binding.host_port)
         adapt(
             host,
             self._facts,
@@ -454,7 +463,10 @@ class Containers:
             ipc_mode=self._defaults.ipc_mode,
             cgroupns_mode=self._defaults.cgroupns_mode,
         )
-        return check_resources(host, self._facts)
+        warnings = check_resources(host, self._facts)
+        if host.network_mode == "host" and host.port_bindings:
+            warnings.append("Published ports are discarded when using host network mode")
+        return warnings
 
     def _record(
         self, name: str, config: ContainerConfig, host: HostConfig, image: str, platform: str
@@ -463,6 +475,11 @@ class Containers:
         host.network_mode = host.network_mode or "bridge"
         if host.network_mode == "default":
             host.network_mode = "bridge"
+        if host.network_mode.startswith("container:"):
+            # By its id, since a name can go to another container.
+            with contextlib.suppress(NotFound):
+                other = self.get(host.network_mode.partition(":")[2])
+                host.network_mode = f"container:{other.id}"
         host.restart_policy.name = host.restart_policy.name or "no"
         host.runtime = self._known(Kind.RUNTIME, host.runtime)
         log_driver = self._log_driver(host)

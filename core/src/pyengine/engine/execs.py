@@ -16,7 +16,7 @@ from pyengine.engine.lifecycle import attributes
 from pyengine.engine.model import Exec, ExecConfig
 from pyengine.engine.names import new_id
 from pyengine.engine.registry import Live
-from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, StartError
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.hooks.manager import Hooks
 from pyengine.oci import users
 from pyengine.oci.spec import process_for_exec
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: An exec that has ended can be inspected this long, in seconds (Docker keeps them five minutes).
 KEEP = 300.0
+
+#: The exit code of an exec that could not be started; dockerd's, even if the command is missing.
+NOT_STARTED = 126
 
 
 class Execs:
@@ -76,7 +79,7 @@ class Execs:
     ) -> Attachment | None:
         """Run it: the client's streams, or None when detached.
 
-        A command that cannot be run raises ``StartError`` (and leaves exit code 126 or 127).
+        A command that cannot be run raises ``StartError``, and leaves ``NOT_STARTED``.
         """
         run, live = self._find(exec_id)
         if run.running or run.exit_code is not None:
@@ -85,9 +88,6 @@ class Execs:
         shim = live.shim
         assert shim is not None
         config = run.config
-        process = self._process(live, config, console_size)
-        self._hooks.runtime_exec(live.record, process)
-        self._hooks.security_exec(live.record, process, config.privileged)
         height, width = (console_size or config.console_size or [0, 0])[:2]
         run.running = True
         self._events.emit(
@@ -97,6 +97,9 @@ class Execs:
             attributes(live.record) | {"execID": run.id},
         )
         try:
+            process = self._process(live, config, console_size)
+            self._hooks.runtime_exec(live.record, process)
+            self._hooks.security_exec(live.record, process, config.privileged)
             run.pid, attachment = await shim.exec(
                 run.id,
                 process,
@@ -108,9 +111,9 @@ class Execs:
                 console_size=(width, height),
                 about=_about(config),
             )
-        except BaseException as error:
+        except BaseException:
             run.running = False
-            run.exit_code = error.exit_code if isinstance(error, StartError) else 126
+            run.exit_code = NOT_STARTED
             raise
         finally:
             asyncio.get_running_loop().call_later(KEEP, self._forget, run.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from pyengine import timestamps
@@ -14,6 +15,8 @@ KNOWN = frozenset(
     {"ancestor", "before", "expose", "exited", "health", "id", "isolation", "is-task", "label"}
     | {"name", "network", "publish", "since", "status", "volume"}
 )
+
+HEALTH = frozenset({"starting", "healthy", "unhealthy", "none"})
 
 
 def select(
@@ -39,6 +42,9 @@ def select(
     for code in filters.get("exited", ()):
         if not code.lstrip("-").isdigit():
             raise InvalidParameter(f"invalid filter 'exited={code}'")
+    for health in filters.get("health", ()):
+        if health not in HEALTH:
+            raise InvalidParameter(f"unrecognized filter value for health: {health}")
     images = {image_of(ref) for ref in filters.get("ancestor", ())}
     before = [timestamps.parse(find(ref).created) for ref in filters.get("before", ())]
     since = [timestamps.parse(find(ref).created) for ref in filters.get("since", ())]
@@ -75,7 +81,7 @@ def _one(record: Container, name: str, values: Sequence[str]) -> bool:
         case "id":
             return any(record.id.startswith(value) for value in values)
         case "name":
-            return any(value.removeprefix("/") in record.name for value in values)
+            return any(_named(record.name, value) for value in values)
         case "status":
             return record.state.status.value in values
         case "exited":
@@ -103,6 +109,15 @@ def _one(record: Container, name: str, values: Sequence[str]) -> bool:
         case _:  # expose
             exposed = {**(record.config.exposed_ports or {}), **record.ports}
             return any(_has_port(exposed, value, host=False) for value in values)
+
+
+def _named(name: str, wanted: str) -> bool:
+    """A regular expression for the name, with or without its slash."""
+    try:
+        pattern = re.compile(wanted)
+    except re.error:
+        return wanted == name
+    return bool(pattern.search(name) or pattern.search(f"/{name}"))
 
 
 def _has_port(ports: Mapping[str, object], wanted: str, *, host: bool) -> bool:

@@ -142,7 +142,7 @@ class Lifecycle:
         async with live.lock:
             shim = self._running(live, "pause")
             if live.record.state.paused:
-                raise Conflict(f"container {live.id} is already paused")
+                raise Conflict(f"Container {live.id} is already paused")
             await shim.pause()
             live.record.state.status = Status.PAUSED
             await self._registry.save(live)
@@ -293,7 +293,7 @@ class Lifecycle:
         if record.state.status is not Status.CREATED:
             record.state.status = Status.EXITED
         await self._registry.save(live)
-        live.wake("next-exit", record.state.exit_code, record.state.error)
+        # Who waits for the next exit goes on waiting, as with dockerd: there was none.
         if record.host_config.auto_remove:
             await self._removals.remove(live, volumes=True)
         log.info("container %s did not start: %s", live.id[:12], error)
@@ -480,7 +480,7 @@ class Lifecycle:
 
     def _running(self, live: Live, verb: str) -> Shim:
         if live.shim is None or not live.record.state.running:
-            raise Conflict(f"Container {live.id} is not running")
+            raise Conflict(f"container {live.id} is not running")
         return live.shim
 
     def _exec_exited(self, live: Live, exec_id: str, code: int) -> None:

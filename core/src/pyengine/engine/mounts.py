@@ -20,7 +20,7 @@ from pyengine.engine.model import (
     TmpfsOptions,
     VolumeOptions,
 )
-from pyengine.errors import InvalidParameter
+from pyengine.errors import InvalidParameter, NotFound
 
 PROPAGATION = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 _MODES = frozenset({"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent"})
@@ -102,8 +102,8 @@ def parse_bind(text: str, volume_driver: str = "") -> MountPoint:
     if source.startswith("."):
         raise InvalidParameter(
             f'create {source}: "{source}" includes invalid characters for a local volume name, '
-            'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed',
-            help="If you intended to pass a host directory, use absolute path",
+            'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host '
+            "directory, use absolute path"
         )
     return MountPoint(
         type="volume",
@@ -154,7 +154,7 @@ def from_mount(mount: Mount) -> MountPoint:
         if mount.source:
             raise bad("field Source must not be specified")
         return MountPoint(type="tmpfs", destination=where, rw=not mount.read_only, spec=mount)
-    raise InvalidParameter(f"mount type unknown: {mount.type!r}".replace("'", '"'))
+    raise bad("mount type unknown")
 
 
 def tmpfs_options(options: TmpfsOptions | None) -> list[str]:
@@ -209,7 +209,12 @@ def _from_container(item: str, find: Callable[[str], Container]) -> list[MountPo
     if mode not in ("", "ro", "rw", "z", "Z"):
         raise InvalidParameter(f"invalid mode: {mode}")
     inherited = []
-    for point in find(ref).mounts:
+    try:
+        other = find(ref)
+    except NotFound as error:
+        # "Not found" would tell the client to pull the image.
+        raise InvalidParameter(str(error)) from None
+    for point in other.mounts:
         copy = MountPoint(**{name: getattr(point, name) for name in point.__struct_fields__})
         copy.rw = point.rw and mode != "ro"
         copy.no_copy = True  # it was filled by the container it comes from

@@ -196,7 +196,7 @@ class Networks:
         """Make a network: (it, warnings). ``Conflict``: name taken, or a subnet that overlaps."""
         async with self._lock:
             if not request.name.strip():
-                raise InvalidParameter("invalid network name: name is empty")
+                raise InvalidParameter(f"invalid name: {request.name}")
             if request.name in PREDEFINED or any(
                 n.name == request.name for n in self._records.values()
             ):

@@ -105,8 +105,8 @@ class Volumes:
         if not NAME.fullmatch(name):
             raise InvalidParameter(
                 f'create {name}: "{name}" includes invalid characters for a local volume name, '
-                'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed',
-                help="If you intended to pass a host directory, use absolute path",
+                'only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host '
+                "directory, use absolute path"
             )
         existing = self._records.get(name)
         if existing is not None:
@@ -176,6 +176,9 @@ class Volumes:
         freed = 0
         for record in self.list({k: v for k, v in wanted.items() if k in FILTERS}):
             if self.users(record.name) or not (everything or record.anonymous):
+                continue
+            if record.options:
+                # It stands for something outside (a share, a device): nobody's to sweep.
                 continue
             size = await self.usage(record.name)
             try:

@@ -8,7 +8,7 @@ refuses what is wrong by itself, :func:`check_resources` what this host cannot d
 
 from __future__ import annotations
 
-from pyengine.engine.model import ContainerConfig, HostConfig
+from pyengine.engine.model import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
 from pyengine.errors import InvalidParameter
 from pyengine.oci import capabilities, devices, security
 from pyengine.oci.defaults import MASKED_PATHS, READONLY_PATHS
@@ -19,6 +19,7 @@ from pyengine.oci.spec import RESERVED_ANNOTATIONS, EngineOptions
 #: Below this the runtime itself could not start the container.
 MINIMUM_MEMORY = 6 << 20
 _HOSTNAME_LIMIT = 64
+_MILLISECOND = 1_000_000
 _RLIMITS = frozenset(
     (
         *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile"),
@@ -68,6 +69,8 @@ def check_settings(config: ContainerConfig, host: HostConfig) -> None:
     for entry in config.env or ():
         if entry == "" or entry.startswith("="):
             raise InvalidParameter(f"invalid environment variable: {entry}")
+    _healthcheck(config.healthcheck)
+    _restart_policy(host.restart_policy)
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
     for field, names in (("CapAdd", host.cap_add), ("CapDrop", host.cap_drop)):
@@ -78,7 +81,7 @@ def check_settings(config: ContainerConfig, host: HostConfig) -> None:
     _modes(config, host)
     if host.isolation not in ("", "default"):
         raise InvalidParameter(
-            f"invalid isolation ({host.isolation}): linux only supports 'default'"
+            f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'"
         )
     if host.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
@@ -104,6 +107,11 @@ def check_settings(config: ContainerConfig, host: HostConfig) -> None:
         if destination == "/":
             raise InvalidParameter("invalid specification: destination can't be '/'")
         tmpfs_options(options.split(","))
+    for request in host.device_requests or ():
+        wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
+        raise InvalidParameter(
+            f'could not select device driver "{request.driver}" with capabilities: [{wanted}]'
+        )
     security.parse(host.security_opt)
     for name in host.annotations or ():
         if name == "":
@@ -133,6 +141,37 @@ def check_resources(host: HostConfig, facts: HostFacts, update: bool = False) ->
     _cpuset(host, facts, warnings)
     _blkio(host, facts, warnings)
     return warnings
+
+
+def _healthcheck(health: HealthConfig | None) -> None:
+    if health is None:
+        return
+    for name, value in (
+        ("Interval", health.interval),
+        ("Timeout", health.timeout),
+        ("StartPeriod", health.start_period),
+        ("StartInterval", health.start_interval),
+    ):
+        if value != 0 and value < _MILLISECOND:
+            raise InvalidParameter(f"{name} in Healthcheck cannot be less than 1ms")
+    if health.retries < 0:
+        raise InvalidParameter("Retries in Healthcheck cannot be negative")
+
+
+def _restart_policy(policy: RestartPolicy) -> None:
+    if policy.name not in ("", "no", "always", "unless-stopped", "on-failure"):
+        raise InvalidParameter(
+            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', "
+            "'on-failure', or 'unless-stopped'"
+        )
+    if policy.name != "on-failure" and policy.maximum_retry_count != 0:
+        negative = " and cannot be negative" if policy.maximum_retry_count < 0 else ""
+        raise InvalidParameter(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+            + negative
+        )
+    if policy.maximum_retry_count < 0:
+        raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
 
 
 def _modes(config: ContainerConfig, host: HostConfig) -> None:
@@ -245,7 +284,7 @@ def _cpu(host: HostConfig, facts: HostFacts, warnings: list[str]) -> None:
         )
     if host.nano_cpus < 0 or host.nano_cpus > facts.cpu_count * 1_000_000_000:
         raise InvalidParameter(
-            f"range of CPUs is from 0.01 to {facts.cpu_count}.00, as there are only "
+            f"Range of CPUs is from 0.01 to {facts.cpu_count}.00, as there are only "
             f"{facts.cpu_count} CPUs available"
         )
     if host.cpu_shares < 0:
@@ -290,7 +329,9 @@ def _cpuset(host: HostConfig, facts: HostFacts, warnings: list[str]) -> None:
         try:
             asked = _number_list(wanted)
         except ValueError:
-            raise InvalidParameter(f"Invalid value {wanted} for cpuset {kind}") from None
+            raise InvalidParameter(
+                f"Invalid value {wanted} for cpuset {kind}", f"invalid format: {wanted}"
+            ) from None
         if not asked <= _number_list(present):
             raise InvalidParameter(
                 f"Requested {what} are not available - requested {wanted}, available: {present}"

@@ -22,6 +22,9 @@ T = TypeVar("T")
 #: Fields that Docker declares as a word or a list of words.
 WORDS = frozenset({"Cmd", "Entrypoint"})
 
+#: What JSON calls the types that msgspec names as Python does.
+_NAMES = {"str": "string", "int": "number", "float": "number"}
+
 _MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
 
 
@@ -83,7 +86,8 @@ def _adapt(value: Any, type: Any) -> Any:
         name, expected = fields.get(key.lower(), (key, None))
         if item is None or expected is None:
             continue
-        words = name in WORDS and isinstance(item, str)
+        # An exec's command is a list and nothing else; it has no entrypoint either.
+        words = name in WORDS and "entrypoint" in fields and isinstance(item, str)
         body[name] = [item] if words else _adapt(item, expected)
     return body
 
@@ -94,4 +98,5 @@ def _explain(text: str) -> str:
         return text
     expected, got, place = found.groups()
     where = f"field {place}" if place else "value"
-    return f"cannot unmarshal {got} into {where} of type {expected}"
+    names = [_NAMES.get(name, name) for name in expected.split(" | ") if name != "null"]
+    return f"cannot unmarshal {_NAMES.get(got, got)} into {where} of type {' or '.join(names)}"

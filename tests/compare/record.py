@@ -1,0 +1,73 @@
+"""Record a dockerd's answers, so that the comparison needs none.
+
+    python -m tests.compare.record --host unix:///run/peer/docker.sock [--pid PID] [CASE...]
+
+It works with containers, networks, volumes and images whose names begin with `cmp-` and an image
+`compare`, and removes them; use a dockerd without others, since `ps`, `images` and `info` are compared
+too. `--pid` is dockerd's, for published ports, if it has a network namespace of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.compare import differences, runner
+from tests.compare.cases import CASES
+from tests.harness import docker_cli
+
+RECORDED = Path(__file__).with_name("recorded")
+
+
+def peer(host: str, pid: int | None) -> runner.Target:
+    """A dockerd at ``host``, ready for cases."""
+    enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"] if pid else []
+    places = [("/var/run/docker", "<exec-root>")]
+    target = runner.Target(docker_cli(), host.removeprefix("unix://"), enter, places)
+    target.prepare()
+    target.clear()
+    return target
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.compare.record", description=__doc__)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--pid", type=int)
+    parser.add_argument("--check", action="store_true", help="compare with what is recorded")
+    parser.add_argument("cases", nargs="*")
+    given = parser.parse_args(argv)
+    target = peer(given.host, given.pid)
+    RECORDED.mkdir(exist_ok=True)
+    if not given.check:
+        # A dockerd's package brings the init that `--init` puts into containers.
+        facts = runner.host_facts(target.docker) | {"init": True}
+        _write(RECORDED / "host.json", facts)
+    changed = 0
+    for case in CASES:
+        if given.cases and case.name not in given.cases:
+            continue
+        try:
+            answers = runner.run(case, target)
+        except runner.Stuck as error:
+            print(f"{case.name}: {error}", file=sys.stderr)
+            changed += 1
+            continue
+        path = RECORDED / f"{case.name}.json"
+        if given.check:
+            for difference in differences.between(case.name, json.loads(path.read_text()), answers):
+                print(difference)
+                changed += 1
+        else:
+            _write(path, answers)
+    return 1 if changed else 0
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -56,6 +56,12 @@ class System:
         self._hooks = hooks
         self._init_path = init_path
         self._warnings = warnings
+        self._exposed = [
+            f"WARNING: the API is accessible on http://{host.removeprefix('tcp://')} without "
+            "encryption: who reaches it is root on this host"
+            for host in config.hosts
+            if host.startswith("tcp://")
+        ]
         self._os = _os_release()
 
     def version(self) -> dict[str, Any]:
@@ -100,7 +106,7 @@ class System:
         states = [record.state.status for record in self._registry.records()]
         storage = self._drivers.get(Kind.STORAGE)
         assert isinstance(storage, StorageDriver)
-        warnings = [*self._warnings(), *self._hooks.engine_health()]
+        warnings = [*self._exposed, *self._warnings(), *self._hooks.engine_health()]
         try:
             warnings += await self._networks.warnings()
         except EngineError as error:

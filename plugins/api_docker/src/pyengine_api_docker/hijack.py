@@ -23,6 +23,9 @@ from pyengine_api_docker.http import MULTIPLEXED_STREAM, RAW_STREAM, Call
 
 DEFAULT_DETACH = "ctrl-p,ctrl-q"
 
+#: Input that is kept for a container that is not ready; the rest waits in the client's socket.
+MOST_EARLY = 1 << 18
+
 #: How long a client that has been sent everything may take to close its end.
 LINGER = 10.0
 
@@ -108,7 +111,8 @@ class Hijacked(asyncio.Protocol):
         self._displaced = displaced
         self._transport = transport
         self._container: _Container | None = None
-        self._early = bytearray()
+        # What comes before the container can take it; None when nobody will any more.
+        self._early: bytearray | None = bytearray()
         self._ended = False
         self._hangup: _Hangup | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -150,9 +154,10 @@ class Hijacked(asyncio.Protocol):
             return False
         await loop.create_connection(lambda: container, sock=connection)
         self._container = container
-        early, self._early = bytes(self._early), bytearray()
+        early, self._early = self._early, None
+        self.resume()
         if early:
-            container.take(early)
+            container.take(bytes(early))
         if self._ended:
             container.end()
         if self._writable is not None:
@@ -168,6 +173,7 @@ class Hijacked(asyncio.Protocol):
         """End the answer. Closing while the client still sends would reset the connection and may
         cost it the last of the output, so its end is awaited for a while."""
         transport = self._transport
+        self._early = None
         if not self._ended and not self.gone.done() and transport.can_write_eof():
             with contextlib.suppress(OSError):
                 transport.write_eof()
@@ -201,8 +207,10 @@ class Hijacked(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._container is not None:
             self._container.take(data)
-        elif not self.gone.done() and len(self._early) < 1 << 20:
+        elif self._early is not None:
             self._early += data
+            if len(self._early) >= MOST_EARLY:
+                self.pause()
 
     def eof_received(self) -> bool:
         self._ended = True

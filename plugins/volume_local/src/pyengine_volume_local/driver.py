@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pyengine.archive import measure
+from pyengine.bases.layerdirs import LayerDirectories
 from pyengine.contracts.base import (
     DriverContext,
     Kind,
@@ -30,7 +31,6 @@ from pyengine.contracts.base import (
 from pyengine.contracts.volume import VolumeDriver, VolumeRecord
 from pyengine.errors import Conflict, EngineError, InvalidParameter
 from pyengine.faults import failpoint
-from pyengine.layerdirs import LayerDirectories
 from pyengine.linux import syscalls
 from pyengine.linux.mountinfo import mounts
 from pyengine_volume_local.options import check_options, mount, mount_spec, needs_mount

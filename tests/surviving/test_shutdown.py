@@ -88,7 +88,9 @@ def test_live_restore_leaves_them_running(make: Make) -> None:
 
 def test_clients_that_wait_and_follow_are_let_go(make: Make) -> None:
     engine = make()
-    id = engine.out("run", "-d", "busybox", "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 1; done")
+    id = engine.out(
+        "run", "-d", "busybox", "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 1; done"
+    )
     clients = [
         subprocess.Popen(engine.command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for words in (("logs", "-f", id), ("events",), ("wait", id), ("attach", id))
@@ -118,8 +120,10 @@ def test_restart_policies_across_daemons(make: Make) -> None:
     assert engine.stop() == 0
     engine.start()
     until(
-        lambda: sorted(engine.lines("ps", "--format", "{{.Names}}"))
-        == ["always", "always.stopped", "unless-stopped"],
+        lambda: (
+            sorted(engine.lines("ps", "--format", "{{.Names}}"))
+            == ["always", "always.stopped", "unless-stopped"]
+        ),
         "the containers that shall run",
     )
     time.sleep(0.3)

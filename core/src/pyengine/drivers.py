@@ -8,6 +8,7 @@ in a child process of its own, so what is broken, hangs or kills its process is 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import re
 import subprocess
@@ -32,7 +33,11 @@ from pyengine.errors import (
     EngineError,
 )
 
+log = logging.getLogger(__name__)
+
 IMPORT_DEADLINE = 10.0
+#: As long may one take that nobody asked for, while there are others.
+PATIENCE = 2.0
 PROBE_DEADLINE = 10.0
 
 #: How the packages of a kind are called, by convention: what to suggest when one is missing.
@@ -281,6 +286,7 @@ class Drivers:
         self._choices = choices
         self._options = options or {}
         self._instances: dict[tuple[Kind, str], Driver] = {}
+        self._broken: dict[tuple[Kind, str], DriverBroken] = {}
         self._defaults: dict[Kind, str] = {}
 
     def default(self, kind: Kind) -> str:
@@ -302,7 +308,13 @@ class Drivers:
         name = name or self.default(kind)
         instance = self._instances.get((kind, name))
         if instance is None:
-            driver = self.catalog.load(kind, name)
+            if (kind, name) in self._broken:
+                raise self._broken[kind, name]
+            try:
+                driver = self.catalog.load(kind, name)
+            except DriverBroken as error:
+                self._broken[kind, name] = error
+                raise
             instance = self._make(driver, name)
             self._instances[kind, name] = instance
         return instance
@@ -346,12 +358,19 @@ class Drivers:
         raise DriverUnavailable(f"{label} is not available here", probe.reason, probe.help)
 
     def _best(self, kind: Kind) -> str:
+        try:
+            return self._best_within(kind, PATIENCE)
+        except DriverUnavailable:
+            return self._best_within(kind, IMPORT_DEADLINE)
+
+    def _best_within(self, kind: Kind, patience: float) -> str:
         candidates: list[tuple[int, str]] = []
         reasons: list[str] = []
         for name in self.catalog.names(kind):
             try:
-                driver = self.catalog.load(kind, name)
+                driver = self.catalog.load(kind, name, patience)
             except DriverBroken as error:
+                log.warning("%s", error.message())
                 reasons.append(f"{name}: {error.brief}")
                 continue
             candidates.append((driver.priority, name))

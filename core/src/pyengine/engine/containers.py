@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableSequence, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
@@ -180,10 +180,10 @@ class Containers:
         self._registry.reserve(record.name, record.id)
         storage = self._storage(record)
         calls = self._calls(Kind.STORAGE, storage.name)
-        made: Sequence[VolumeRecord] = []
+        made: list[VolumeRecord] = []
         try:
             mounts.check_sources([p for p in record.mounts if not _creates(p)])
-            changes, made = self._plan_volumes(record)
+            changes = self._plan_volumes(record, made)
             if changes:
                 # Anonymous volumes are nobody's without the container: a crash takes both.
                 record.phase = "creating"
@@ -205,19 +205,16 @@ class Containers:
             with contextlib.suppress(EngineError, OSError):
                 await calls(storage.remove, record.layer)
             if made:
-                await self._registry.database.commit(Delete(TABLE, record.id))
-                for volume in made:
-                    with contextlib.suppress(EngineError, OSError):
-                        await self._volumes.remove(volume.name, force=True)
+                await self._volumes.unmake(made, Delete(TABLE, record.id))
             raise
         self._events.emit("container", "create", record.id, attributes(record))
         return record.id, warnings
 
     async def rename(self, ref: str, new: str) -> None:
-        live = self._registry.live(ref)
         new = new.removeprefix("/")
         if not new:
             raise InvalidParameter("Neither old nor new names may be empty")
+        live = self._registry.live(ref)
         async with live.lock:
             old = live.record.name
             if old == new:
@@ -456,6 +453,8 @@ class Containers:
             for binding in bindings or ():
                 if binding.host_port:
                     parse_range(binding.host_port)
+        for link in host.links or ():
+            self._check_link(link.partition(":")[0])
         adapt(
             host,
             self._facts,
@@ -467,6 +466,16 @@ class Containers:
         if host.network_mode == "host" and host.port_bindings:
             warnings.append("Published ports are discarded when using host network mode")
         return warnings
+
+    def _check_link(self, ref: str) -> None:
+        problem = f"could not get container for {ref}"
+        if not ref:
+            raise InvalidParameter(problem, 'invalid name or ID supplied: ""')
+        try:
+            self.get(ref.removeprefix("/"))
+        except NotFound as error:
+            # "Not found" would tell the client to pull the image.
+            raise InvalidParameter(problem, error.brief) from None
 
     def _record(
         self, name: str, config: ContainerConfig, host: HostConfig, image: str, platform: str
@@ -525,10 +534,10 @@ class Containers:
         return name
 
     def _plan_volumes(
-        self, record: Container
-    ) -> tuple[Sequence[RecordChange], Sequence[VolumeRecord]]:
+        self, record: Container, made: MutableSequence[VolumeRecord]
+    ) -> Sequence[RecordChange]:
+        """What to commit for the container's new volumes, which are added to ``made``."""
         changes: list[RecordChange] = []
-        made = []
         for point in record.mounts:
             if point.type != "volume":
                 continue
@@ -545,7 +554,7 @@ class Containers:
                 changes += puts
                 made.append(volume)
             point.source = self._volumes.mountpoint(volume.name)
-        return changes, made
+        return changes
 
     def _netns(self, live: Live) -> int | None:
         mode = live.record.host_config.network_mode

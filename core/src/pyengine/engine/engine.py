@@ -138,13 +138,13 @@ class Engine:
         if self._healer is not None:
             self._healer.cancel()
         for frontend in self._frontends:
-            await frontend.stop(1.0)
+            await frontend.stop(0.3)
         running = [live for live in self._registry if live.shim is not None]
         if stop_containers and running:
             timeout = self.config.shutdown_timeout
             stops = [self._stop_for_shutdown(live.id, timeout) for live in running]
             await asyncio.wait(map(asyncio.ensure_future, stops), timeout=timeout + 5)
-        await self._background.drain(2.0)
+        await self._background.drain(2.0 if running else 0.2)
         if stop_containers and all(live.shim is None for live in self._registry):
             try:
                 await asyncio.wait_for(self.networks.shutdown(), 5)

@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     try:
         listeners = _take_over(loaded.config) if loaded.replace else {}
-        code = asyncio.run(_serve(loaded.config, listeners))
+        # Not asyncio.run: it would wait for tasks whose drivers are stuck.
+        code = asyncio.new_event_loop().run_until_complete(_serve(loaded.config, listeners))
     except EngineError as error:
         print(f"pyengine daemon: {error.message()}", file=sys.stderr)
         code = 1

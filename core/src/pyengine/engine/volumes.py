@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ class Volumes:
             if name not in FILTERS:
                 raise InvalidParameter(f"invalid filter '{name}'")
         wanted = {name: values for name, values in (filters or {}).items() if values}
+        if any(v.lower() not in ("0", "1", "false", "true") for v in wanted.get("dangling", ())):
+            raise InvalidParameter(f"invalid filter 'dangling=[{' '.join(wanted['dangling'])}]'")
         return [
             record
             for name, record in sorted(self._records.items())
@@ -138,10 +141,21 @@ class Volumes:
                 self._driver(record.driver).create, record
             )
         except BaseException:
-            self._records.pop(record.name, None)
-            await self._database.commit(Delete(TABLE, record.name))
+            await self.unmake([record])
             raise
         self._events.emit("volume", "create", record.name, {"driver": record.driver})
+
+    async def unmake(self, records: Sequence[VolumeRecord], *changes: Change) -> None:
+        """Take back what was prepared for something that failed, with ``changes`` in the same
+        commit. Goes on after errors: the disk may be full."""
+        for record in records:
+            self._records.pop(record.name, None)
+        with contextlib.suppress(EngineError):
+            await self._database.commit(*changes, *(Delete(TABLE, r.name) for r in records))
+        for record in records:
+            with contextlib.suppress(EngineError, OSError):
+                driver = self._driver(record.driver)
+                await self._calls(Kind.VOLUME, record.driver)(driver.remove, record.name)
 
     async def remove(self, name: str, force: bool = False) -> None:
         """``Conflict`` while a container refers to it. ``force``: absent is fine."""

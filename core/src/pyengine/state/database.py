@@ -13,7 +13,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,7 +44,8 @@ class Delete(msgspec.Struct, frozen=True):
 
 
 Change = Put | Delete
-_Job = tuple[list[tuple[str, tuple[Any, ...]]], "Future[None]"]
+#: Statements, the tables they need, and who waits.
+_Job = tuple[list[tuple[str, tuple[Any, ...]]], set[str], "Future[None]"]
 
 
 class Database:
@@ -99,11 +100,11 @@ class Database:
         self._thread.join(timeout=10)
         self._connection.close()
 
-    def _submit(self, changes: Iterable[Change]) -> Future[None]:
+    def _submit(self, changes: Sequence[Change]) -> Future[None]:
         statements: list[tuple[str, tuple[Any, ...]]] = []
+        tables = {change.table for change in changes}
         for change in changes:
             if change.table not in self._tables:
-                self._tables.add(change.table)
                 statements.append(
                     (
                         f'CREATE TABLE IF NOT EXISTS "{change.table}"'
@@ -122,7 +123,7 @@ class Database:
             else:
                 statements.append((f'DELETE FROM "{change.table}" WHERE key = ?', (change.key,)))
         done: Future[None] = Future()
-        self._queue.put((statements, done))
+        self._queue.put((statements, tables, done))
         return done
 
     def _write(self) -> None:
@@ -144,7 +145,7 @@ class Database:
         try:
             failpoint("database.begin")
             self._connection.execute("BEGIN IMMEDIATE")
-            for statements, _ in jobs:
+            for statements, _, _ in jobs:
                 for sql, arguments in statements:
                     self._connection.execute(sql, arguments)
             failpoint("database.commit")
@@ -158,8 +159,10 @@ class Database:
                 str(error),
                 f"is there room at {self._path}?",
             )
-            for _, done in jobs:
+            for _, _, done in jobs:
                 done.set_exception(failure)
         else:
-            for _, done in jobs:
+            # Not before: one that was rolled back has to be made again.
+            for _, tables, done in jobs:
+                self._tables |= tables
                 done.set_result(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import re
 import socket
@@ -33,6 +34,8 @@ BACKLOG = 512
 #: Build arguments travel in the query and credentials in headers; Go's server takes 1 MiB in all.
 LONGEST_LINE = 1 << 20
 MOST_HEADERS = 1024
+#: What is wrong with the host, and no defect of the engine: said as it is.
+_HOST = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 
 class DockerFrontend(Frontend):
@@ -86,9 +89,13 @@ class DockerFrontend(Frontend):
             response = failure(error.status, error.message())
         except ConnectionError:
             raise
-        except Exception:
-            log.exception("%s %s failed", request.method, request.raw_path)
-            response = failure(500, "internal error of the engine: see its log")
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _HOST:
+                log.error("%s %s failed: %s", request.method, request.raw_path, error)
+                response = failure(500, str(error))
+            else:
+                log.exception("%s %s failed", request.method, request.raw_path)
+                response = failure(500, "internal error of the engine: see its log")
         if not response.prepared:
             response.headers.update(self._headers)
         return response

@@ -83,7 +83,7 @@ async def test_a_bug_is_logged_and_hidden(client: Any, caplog: Any) -> None:
         ),
         (
             b'{"Image": "x", "HostConfig": {"Memory": "x"}}',
-            "invalid JSON: cannot unmarshal string into field HostConfig.Memory of type number",
+            "invalid JSON: cannot unmarshal string into field HostConfig.Memory of type integer",
         ),
     ],
 )

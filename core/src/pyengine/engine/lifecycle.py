@@ -508,7 +508,7 @@ def signal_number(signal: str) -> int:
     if text.isdigit():
         if 0 < int(text) <= signals.SIGRTMAX:
             return int(text)
-        raise InvalidParameter(f"invalid signal: {signal}")
+        raise InvalidParameter(f"the linux daemon does not support signal {signal}")
     name = text.removeprefix("SIG")
     if name.startswith("RTMIN+") and name[6:].isdigit():
         return int(signals.SIGRTMIN) + int(name[6:])

@@ -72,15 +72,23 @@ def parse_bind(text: str, volume_driver: str = "") -> MountPoint:
         raise InvalidParameter(f"invalid volume specification: '{text}'")
     mode = parts[2] if len(parts) == 3 else ""
     source, destination = ("", parts[0]) if len(parts) == 1 else (parts[0], parts[1])
+    kind = "bind" if source.startswith("/") else "volume"
+    if source and not destination.startswith("/"):
+        raise InvalidParameter(
+            f"invalid volume specification: '{text}': invalid mount config for type \"{kind}\": "
+            f"invalid mount path: '{destination}' mount path must be absolute"
+        )
     _absolute(destination, text)
     where = _clean(destination)
     if where == "/":
         raise InvalidParameter(
             f"invalid volume specification: '{text}': invalid mount config for type "
-            f'"{"bind" if source.startswith("/") else "volume"}": '
+            f'"{kind}": '
             "invalid specification: destination can't be '/'"
         )
     propagation, read_only, no_copy = "", False, False
+    if len({"ro", "rw"} & set(mode.split(","))) > 1:
+        raise InvalidParameter(f"invalid mode: {mode}")
     for word in mode.split(",") if mode else []:
         if word in PROPAGATION:
             propagation = word

@@ -197,9 +197,9 @@ class Networks:
         async with self._lock:
             if not request.name.strip():
                 raise InvalidParameter(f"invalid name: {request.name}")
-            if request.name in PREDEFINED or any(
-                n.name == request.name for n in self._records.values()
-            ):
+            if request.name in PREDEFINED:
+                raise Forbidden(f"operation is not permitted on predefined {request.name} network")
+            if any(n.name == request.name for n in self._records.values()):
                 raise Conflict(f"network with name {request.name} already exists")
             if self._allowed is not None and request.driver not in ("", *self._allowed):
                 raise Forbidden(
@@ -302,6 +302,9 @@ class Networks:
         joined = await calls(driver.join, network.record(), endpoint, netns)
         if joined.mac:
             settings.mac_address = joined.mac
+        if not network.predefined:
+            own = [container.name, *(settings.aliases or ()), container.id[:12]]
+            settings.dns_names = list(dict.fromkeys(own))
         try:
             await self._hook_joined(network, endpoint)
         except EngineError:
@@ -634,7 +637,8 @@ class Networks:
                 case "id":
                     hit = any(value in network.id for value in values)
                 case "driver":
-                    hit = network.driver in values
+                    # Network none's driver is called null on the wire.
+                    hit = (network.driver if network.driver != "none" else "null") in values
                 case "scope":
                     hit = "local" in values
                 case "type":

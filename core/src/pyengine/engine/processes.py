@@ -25,7 +25,8 @@ async def top(pids: Sequence[int], ps_args: str) -> tuple[list[str], list[list[s
     arguments = shlex.split(ps_args or DEFAULT)
     code, output, errors = await _run("ps", *arguments)
     if code != 0:
-        raise EngineError("ps failed", errors.strip() or f"exit {code}")
+        first, *_ = errors.strip().splitlines() or [f"exit {code}"]
+        raise EngineError("ps", first)
     return parse(output, set(pids))
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -211,6 +213,14 @@ class Sandboxes:
             container.config.exposed_ports or {},
             container.host_config.publish_all_ports,
         )
+        for port in grant.published:
+            if not _is_local(port.host_ip):
+                raise EngineError(
+                    "driver failed programming external connectivity on endpoint "
+                    f"{container.name} ({settings.endpoint_id})",
+                    f"failed to bind host port for {port.host_ip}:{port.host_port}: "
+                    "cannot assign requested address",
+                )
         container.published = grant.published
         container.ports = grant.bindings
 
@@ -284,3 +294,16 @@ def _open(path: Path) -> int | None:
         pass  # the name is left from before a reboot, or the pin was never made
     os.close(fd)
     return None
+
+
+def _is_local(address: str) -> bool:
+    """Whether the host has ``address``; a port published on another one would never answer."""
+    if address in ("", "0.0.0.0", "::"):
+        return True
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True

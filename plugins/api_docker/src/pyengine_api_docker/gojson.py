@@ -23,7 +23,7 @@ T = TypeVar("T")
 WORDS = frozenset({"Cmd", "Entrypoint"})
 
 #: What JSON calls the types that msgspec names as Python does.
-_NAMES = {"str": "string", "int": "number", "float": "number"}
+_NAMES = {"str": "string", "int": "integer", "float": "number"}
 
 _MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
 
@@ -99,4 +99,5 @@ def _explain(text: str) -> str:
     expected, got, place = found.groups()
     where = f"field {place}" if place else "value"
     names = [_NAMES.get(name, name) for name in expected.split(" | ") if name != "null"]
-    return f"cannot unmarshal {_NAMES.get(got, got)} into {where} of type {' or '.join(names)}"
+    got = "number" if got == "int" else _NAMES.get(got, got)
+    return f"cannot unmarshal {got} into {where} of type {' or '.join(names)}"

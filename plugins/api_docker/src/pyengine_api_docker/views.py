@@ -191,9 +191,10 @@ def network_settings(container: Container, version: int) -> Body:
     """``NetworkSettings``; its top level repeats the default bridge's endpoint, as ever."""
     networks = inspect_networks(container, version)
     bridge = networks.get("bridge", {})
+    joins = container.host_config.network_mode.startswith("container:")
     return {
         "Bridge": "",
-        "SandboxID": container.sandbox_id,
+        "SandboxID": "" if joins else container.sandbox_id,
         "SandboxKey": container.sandbox_key,
         "Ports": msgspec.to_builtins(container.ports),
         "HairpinMode": False,

@@ -111,6 +111,15 @@ class Driver(ABC):
         the chosen driver. Never raises for a missing kernel feature or program: that is an answer.
         """
 
+    def rehearse(self, directory: Path) -> None:
+        """Run, without a container, what this driver does in every container's shim.
+
+        Only drivers that live in shims are asked. Called some twenty times in the process that
+        shims are forked from: what the interpreter adapts and caches there is shared by all shims,
+        and costs each of them memory otherwise. ``directory`` is empty and goes afterwards;
+        nothing else is touched, started or kept open. What it raises is ignored.
+        """
+
     def close(self) -> None:
         """Let go of descriptors and threads. Objects stay. No other call follows."""
 

@@ -130,6 +130,7 @@ class Supervisor:
             shim_cgroup=self._shim_cgroup,
             runtimes=[_plugin("runtime", n, c) for n, c in self._runtimes.items()],
             loggers=[_plugin("logging", n, c) for n, c in self._loggers.items()],
+            rehearsal_dir=str(self._exec_root / "rehearsal"),
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:

@@ -26,13 +26,15 @@ class Plugin(msgspec.Struct, kw_only=True):
 
 class ZygoteConfig(msgspec.Struct, kw_only=True):
     """``path``: the daemon's import path, so that both find the same modules. ``label``: what
-    tells this engine's zygote from another's in ``ps``."""
+    tells this engine's zygote from another's in ``ps``. ``rehearsal_dir``: made and removed while
+    the zygote starts."""
 
     path: list[str]
     label: str
     shim_cgroup: str
     runtimes: list[Plugin]
     loggers: list[Plugin]
+    rehearsal_dir: str
 
 
 class ZygoteInfo(msgspec.Struct, kw_only=True):

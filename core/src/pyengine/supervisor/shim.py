@@ -126,6 +126,11 @@ class Shim:
             self._loop.step()
         self._link.unlink()
 
+    def close(self) -> None:
+        """Let go of the wake-up pipe. Not for a process that ends."""
+        os.close(signal.set_wakeup_fd(-1))
+        os.close(self._wake_in)
+
     def _busy(self) -> bool:
         """Somebody has not yet got all that is meant for him."""
         return self._link.pending or any(n in s.clients for n, s in self._attachments.items())
@@ -573,6 +578,14 @@ def write_exit_record(state_dir: str, record: ExitRecord) -> None:
         os.close(directory)
 
 
+def read_launch(fd: int) -> Launch:
+    """The launch in a memfd, which is closed."""
+    try:
+        return _decode_launch(protocol.read_memfd(fd))
+    finally:
+        os.close(fd)
+
+
 def main(
     launch_fd: int,
     control_fd: int,
@@ -585,8 +598,7 @@ def main(
     set_role("shim")
     state_dir = "/"
     try:
-        launch = _decode_launch(protocol.read_memfd(launch_fd))
-        os.close(launch_fd)
+        launch = read_launch(launch_fd)
         state_dir = launch.state_dir
         title.set("pyengine-shim", f"pyengine-shim {launch.id}")
         _settle(launch.oom_score_adj)

@@ -26,7 +26,7 @@ from pyengine.contracts.runtime import RuntimeDriver
 from pyengine.errors import DriverBroken, DriverMissing, EngineError
 from pyengine.faults import failpoint, set_role
 from pyengine.linux import syscalls
-from pyengine.supervisor import protocol, shim, shimgroup
+from pyengine.supervisor import protocol, rehearsal, shim, shimgroup
 from pyengine.supervisor.protocol import Message, Type
 from pyengine.supervisor.records import Plugin, ZygoteConfig, ZygoteInfo
 from pyengine.supervisor.title import Title
@@ -74,10 +74,13 @@ class Zygote:
             sys.exit(1)
         self._title.set("pyengine-zygote", f"pyengine-zygote {config.label}")
         self._warnings = shimgroup.join(config.shim_cgroup)
+        drivers = [*self._runtimes.values(), *self._loggers.values()]
+        rehearsal.rehearse(drivers, config.rehearsal_dir)
         # What is alive now is shared with every shim: a collector that walked it would write into
         # each page and unshare it.
         gc.disable()
         gc.collect()
+        rehearsal.fill_gaps()
         gc.freeze()
         self._send(Type.OK, message.request, b"{}")
 
@@ -248,8 +251,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     # posix_spawn of the C library leaves its own two signals ignored, execve keeps that, and what
     # a container runs would inherit it.
-    for number in (32, 33):
-        syscalls.default_disposition(number)
+    for reserved in (32, 33):
+        syscalls.default_disposition(reserved)
     set_role("zygote")
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     zygote = Zygote(socket.socket(fileno=SOCKET))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pyengine.contracts.base import DriverContext, Probe
-from pyengine.contracts.logging import LoggingDriver, LogQuery, LogReader, LogWriter
+from pyengine.contracts.logging import STDERR, STDOUT, LoggingDriver, LogQuery, LogReader, LogWriter
 from pyengine_log_json_file.options import parse
 from pyengine_log_json_file.writer import JsonFileWriter
 
@@ -34,6 +34,15 @@ class JsonFileDriver(LoggingDriver):
         self, path: Path, options: Mapping[str, str], attributes: Mapping[str, str]
     ) -> LogWriter:
         return JsonFileWriter(path, parse({**self.context.options, **options}), attributes)
+
+    def rehearse(self, directory: Path) -> None:
+        for _ in ("a new log", "one with records"):
+            writer = self.writer(directory / "log", {}, {})
+            writer.write(STDOUT, b"a line\n", 1)
+            writer.write(STDERR, 'two\n"quoted",\té, \x1b[0m lines\n'.encode(), 2)
+            writer.write(STDOUT, b"begun", 3)
+            writer.flush()
+            writer.close()
 
     def reader(self, path: Path, options: Mapping[str, str], query: LogQuery) -> LogReader:
         # The shim never reads: this module must not bring the reader into the zygote.

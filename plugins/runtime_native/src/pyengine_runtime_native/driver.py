@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal as signals
+from pathlib import Path
 from typing import Any, ClassVar
+
+import msgspec
 
 from pyengine.contracts.base import DriverContext, Probe, reject_unknown_options
 from pyengine.contracts.runtime import (
@@ -22,7 +26,7 @@ from pyengine.linux import cgroup_limits, cgroup_stats, cgroups, syscalls
 from pyengine_runtime_native import channel, enter, hooks, maker
 from pyengine_runtime_native.create import Creation
 from pyengine_runtime_native.maker import WHAT
-from pyengine_runtime_native.records import Record, Records, is_alive
+from pyengine_runtime_native.records import Record, Records, is_alive, process_state
 
 
 class NativeRuntime(RuntimeDriver):
@@ -198,6 +202,32 @@ class NativeRuntime(RuntimeDriver):
 
     def oom_kills(self, id: str) -> int:
         return cgroup_stats.oom_kills(cgroups.Cgroup(self._records.load(id).cgroup))
+
+    def rehearse(self, directory: Path) -> None:
+        # A container whose init is this process; its cgroup does not exist.
+        pid = os.getpid()
+        stage = NativeRuntime(msgspec.structs.replace(self.context, run=directory / "run"))
+        record = Record(
+            id="0" * 64,
+            bundle=str(directory / "bundle"),
+            cgroup="/pyengine-rehearsal",
+            pid=pid,
+            started=process_state(pid)[1],
+        )
+        stage._records.add(record)
+        maker.decode_made(msgspec.json.encode(maker.Made(pid, trace=[("step", 0.1)])))
+        os.mkfifo(record.start_pipe)
+        # Nobody writes to this one: it ends at once, as by an execve.
+        os.mkfifo(record.result_pipe)
+        start = os.open(record.start_pipe, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            stage.start(record.id)
+        finally:
+            os.close(start)
+        for verb in (stage.oom_descriptor, stage.oom_kills, stage.stats):
+            with contextlib.suppress(EngineError, OSError):
+                verb(record.id)
+        stage._records.remove(record)
 
     @classmethod
     def sweep(cls, context: Any, prefix: str, known: set[str]) -> list[str]:

@@ -45,6 +45,9 @@ class Made(msgspec.Struct):
     trace: list[tuple[str, float]] = []
 
 
+decode_made = msgspec.json.Decoder(Made).decode
+
+
 class Failed(msgspec.Struct):
     kind: str
     brief: str
@@ -126,7 +129,7 @@ def _follow(
         sock.send(answer)
     os.waitpid(maker, 0)
     if packet[:1] == b"D":
-        made = msgspec.json.decode(packet[1:], type=Made)
+        made = decode_made(packet[1:])
         made.console = -1
         for _, _, data in ancillary:
             (made.console,) = struct.unpack("i", data[:4])

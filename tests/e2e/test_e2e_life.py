@@ -19,8 +19,13 @@ TRAP = "trap 'echo {0}; exit 3' {0}; echo ready; while :; do sleep 0.05; done"
 @contextlib.contextmanager
 def following(docker: Docker, *words: str) -> Iterator[subprocess.Popen[str]]:
     """A docker command in the background, ended at the latest with the block."""
-    process = subprocess.Popen(docker.engine.command(*words), text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        docker.engine.command(*words),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
     try:
         yield process
     finally:
@@ -34,9 +39,13 @@ def ready(docker: Docker, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "stop", "signal_name"),
-    [((), (), "TERM"), (("--stop-signal", "INT"), (), "INT"), ((), ("-s", "USR1"), "USR1"),
-     (("--stop-signal", "10"), (), "USR1")],
-)  # fmt: skip
+    [
+        ((), (), "TERM"),
+        (("--stop-signal", "INT"), (), "INT"),
+        ((), ("-s", "USR1"), "USR1"),
+        (("--stop-signal", "10"), (), "USR1"),
+    ],
+)
 def test_stop_signals(
     docker: Docker, flags: tuple[str, ...], stop: tuple[str, ...], signal_name: str
 ) -> None:
@@ -73,10 +82,18 @@ def test_kill(docker: Docker) -> None:
 def wait(docker: Docker, name: str, condition: str) -> subprocess.Popen[str]:
     # No flag of the CLI has the conditions; the API waits in a process of its own.
     return subprocess.Popen(
-        ["curl", "-s", "--unix-socket", str(docker.engine.socket), "-X", "POST",
-         f"http://d/v1.45/containers/{name}/wait?condition={condition}"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            "curl",
+            "-s",
+            "--unix-socket",
+            str(docker.engine.socket),
+            "-X",
+            "POST",
+            f"http://d/v1.45/containers/{name}/wait?condition={condition}",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_wait_conditions(docker: Docker) -> None:
@@ -114,8 +131,9 @@ def test_start_of_what_runs_and_of_what_ended(docker: Docker) -> None:
 
 def test_restart_policy_on_failure(docker: Docker) -> None:
     name = docker.up("--restart", "on-failure:2", "busybox", "sh", "-c", "echo try; exit 5")
-    assert eventually(lambda: docker.state(name) == "exited"
-                      and docker.state(name, "{{.RestartCount}}") == "2")  # fmt: skip
+    assert eventually(
+        lambda: docker.state(name) == "exited" and docker.state(name, "{{.RestartCount}}") == "2"
+    )
     assert docker.out("logs", name).splitlines() == ["try"] * 3
     assert docker.state(name, "{{.State.ExitCode}}") == "5"
 
@@ -162,12 +180,23 @@ def test_top(docker: Docker) -> None:
 def test_diff(docker: Docker) -> None:
     name = docker.up("busybox", "sleep", "60")
     assert docker.out("diff", name) == "", "an untouched container shows nothing"
-    docker.exec(name, "sh", "-c", "echo x >/new; rm /etc/group; echo y >>/etc/passwd;"
-                "mkdir -p /var/a/b; rm -r /tmp; mkdir /tmp")  # fmt: skip
+    docker.exec(
+        name,
+        "sh",
+        "-c",
+        "echo x >/new; rm /etc/group; echo y >>/etc/passwd;"
+        "mkdir -p /var/a/b; rm -r /tmp; mkdir /tmp",
+    )
     assert set(docker.out("diff", name).splitlines()) == {
-        "A /new", "C /etc", "D /etc/group", "C /etc/passwd", "C /var", "A /var/a", "A /var/a/b",
+        "A /new",
+        "C /etc",
+        "D /etc/group",
+        "C /etc/passwd",
+        "C /var",
+        "A /var/a",
+        "A /var/a/b",
         "C /tmp",
-    }  # fmt: skip
+    }
 
 
 def test_remove(docker: Docker) -> None:
@@ -190,15 +219,24 @@ def test_events_in_order(docker: Docker) -> None:
     since = str(time.time())
     docker("run", "--name", name, "busybox", "true")
     docker("rm", name)
-    out = docker.out("events", "--since", since, "--until", str(time.time() + 0.3), "--format",
-                     "{{json .}}")  # fmt: skip
+    out = docker.out(
+        "events", "--since", since, "--until", str(time.time() + 0.3), "--format", "{{json .}}"
+    )
     events = [json.loads(line) for line in out.splitlines()]
     id = next(e["Actor"]["ID"] for e in events if e["Actor"]["Attributes"].get("name") == name)
-    ours = [f"{e['Type']} {e['Action']}" for e in events
-            if id in (e["Actor"]["ID"], e["Actor"]["Attributes"].get("container"))]  # fmt: skip
+    ours = [
+        f"{e['Type']} {e['Action']}"
+        for e in events
+        if id in (e["Actor"]["ID"], e["Actor"]["Attributes"].get("container"))
+    ]
     containers = [line for line in ours if line.startswith("container")]
-    assert containers == ["container create", "container attach", "container start",
-                          "container die", "container destroy"]  # fmt: skip
+    assert containers == [
+        "container create",
+        "container attach",
+        "container start",
+        "container die",
+        "container destroy",
+    ]
     assert ours.index("network connect") < ours.index("container start")
     # The link goes off everybody's path, perhaps after the container did.
     assert ours.index("network disconnect") > ours.index("container die")
@@ -206,11 +244,20 @@ def test_events_in_order(docker: Docker) -> None:
 
 def test_events_follow_with_filters(docker: Docker) -> None:
     name = docker.name()
-    with following(docker, "events", "--filter", f"container={name}", "--filter", "event=die",
-                   "--format", "{{.Action}} {{.Actor.Attributes.exitCode}}") as events:  # fmt: skip
+    with following(
+        docker,
+        "events",
+        "--filter",
+        f"container={name}",
+        "--filter",
+        "event=die",
+        "--format",
+        "{{.Action}} {{.Actor.Attributes.exitCode}}",
+    ) as events:
         time.sleep(0.5)
-        docker("run", "--name", name, "--network", "none", "busybox", "sh", "-c", "exit 6",
-               check=False)  # fmt: skip
+        docker(
+            "run", "--name", name, "--network", "none", "busybox", "sh", "-c", "exit 6", check=False
+        )
         assert events.stdout is not None
         assert events.stdout.readline() == "die 6\n"
 
@@ -218,8 +265,13 @@ def test_events_follow_with_filters(docker: Docker) -> None:
 def test_ps(docker: Docker) -> None:
     name = docker.up("--label", "who=me", "busybox", "sleep", "60")
     form = ("--format", "{{.Names}} {{.Image}} {{.State}} {{.Command}}", "--no-trunc")
-    for word in ("label=who=me", f"name={name}", "ancestor=busybox", "status=running",
-                 "network=bridge"):  # fmt: skip
+    for word in (
+        "label=who=me",
+        f"name={name}",
+        "ancestor=busybox",
+        "status=running",
+        "network=bridge",
+    ):
         assert f'{name} busybox running "sleep 60"' in docker.out("ps", "--filter", word, *form)
     assert name not in docker.out("ps", "-a", "--filter", "status=exited", *form)
     docker.fails("ps", "--filter", "nonesuch=1", code=1, says="invalid filter 'nonesuch'")
@@ -228,25 +280,32 @@ def test_ps(docker: Docker) -> None:
 
 def test_many_starts_at_once(docker: Docker) -> None:
     names = [docker.name() for _ in range(8)]
-    running = [subprocess.Popen(docker.engine.command("run", "--name", name, "busybox", "sh", "-c",
-                                                      f"exit {number}"), stdin=subprocess.DEVNULL)
-               for number, name in enumerate(names)]  # fmt: skip
+    running = [
+        subprocess.Popen(
+            docker.engine.command("run", "--name", name, "busybox", "sh", "-c", f"exit {number}"),
+            stdin=subprocess.DEVNULL,
+        )
+        for number, name in enumerate(names)
+    ]
     assert [process.wait(60) for process in running] == list(range(8))
 
 
 def test_two_starts_of_one_container(docker: Docker) -> None:
     name = docker.name()
     docker("create", "--name", name, "busybox", "sleep", "60")
-    both = [subprocess.Popen(docker.engine.command("start", name), stdout=subprocess.DEVNULL)
-            for _ in range(2)]  # fmt: skip
+    both = [
+        subprocess.Popen(docker.engine.command("start", name), stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
     assert [process.wait(30) for process in both] == [0, 0]
     assert docker.state(name) == "running"
 
 
 def test_the_exit_code_of_a_signal_to_the_client(docker: Docker) -> None:
     name = docker.name()
-    with following(docker, "run", "--name", name, "busybox", "sh", "-c",
-                   TRAP.format("INT")) as process:  # fmt: skip
+    with following(
+        docker, "run", "--name", name, "busybox", "sh", "-c", TRAP.format("INT")
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)

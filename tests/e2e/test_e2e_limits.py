@@ -36,9 +36,25 @@ def cgroup(docker: Docker, name: str, controller: str, file: str) -> str:
 
 
 def test_limits_are_in_the_cgroup(docker: Docker) -> None:
-    name = docker.up("--memory", "64m", "--memory-swap", "128m", "--cpus", "0.5", "--pids-limit",
-                     "50", "--cpuset-cpus", "0", "--memory-reservation", "32m",
-                     "--cpu-shares", "512", "busybox", "sleep", "60")  # fmt: skip
+    name = docker.up(
+        "--memory",
+        "64m",
+        "--memory-swap",
+        "128m",
+        "--cpus",
+        "0.5",
+        "--pids-limit",
+        "50",
+        "--cpuset-cpus",
+        "0",
+        "--memory-reservation",
+        "32m",
+        "--cpu-shares",
+        "512",
+        "busybox",
+        "sleep",
+        "60",
+    )
     if UNIFIED:
         assert cgroup(docker, name, "memory", "memory.max") == str(64 << 20)
         assert cgroup(docker, name, "memory", "memory.swap.max") == str(64 << 20)
@@ -63,13 +79,35 @@ def test_limits_are_in_the_cgroup(docker: Docker) -> None:
 
 def test_out_of_memory_is_reported(docker: Docker) -> None:
     name = docker.name()
-    done = docker("run", "--name", name, "--memory", "16m", "--memory-swap", "16m", "--network",
-                  "none", "busybox", "sh", "-c", "x=aaaaaaaa; while :; do x=$x$x; done",
-                  check=False)  # fmt: skip
+    done = docker(
+        "run",
+        "--name",
+        name,
+        "--memory",
+        "16m",
+        "--memory-swap",
+        "16m",
+        "--network",
+        "none",
+        "busybox",
+        "sh",
+        "-c",
+        "x=aaaaaaaa; while :; do x=$x$x; done",
+        check=False,
+    )
     assert done.returncode == 137
     assert docker.state(name, "{{.State.OOMKilled}} {{.State.ExitCode}}") == "true 137"
-    events = docker.out("events", "--since", "30s", "--until", f"{time.time() + 0.3}", "--filter",
-                        f"container={name}", "--format", "{{.Action}}").splitlines()  # fmt: skip
+    events = docker.out(
+        "events",
+        "--since",
+        "30s",
+        "--until",
+        f"{time.time() + 0.3}",
+        "--filter",
+        f"container={name}",
+        "--format",
+        "{{.Action}}",
+    ).splitlines()
     assert "oom" in events
     assert events.index("oom") < events.index("die")
     docker("start", name)
@@ -79,9 +117,18 @@ def test_out_of_memory_is_reported(docker: Docker) -> None:
 
 
 def test_the_pids_limit_holds(docker: Docker) -> None:
-    text = docker.fails("run", "--rm", "--pids-limit", "5", "busybox", "sh", "-c",
-                        "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done", code=2,
-                        says="can't fork")  # fmt: skip
+    text = docker.fails(
+        "run",
+        "--rm",
+        "--pids-limit",
+        "5",
+        "busybox",
+        "sh",
+        "-c",
+        "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done",
+        code=2,
+        says="can't fork",
+    )
     assert "Resource temporarily unavailable" in text
 
 
@@ -98,8 +145,15 @@ def test_capabilities(docker: Docker) -> None:
     assert int(status(docker, "-u", "nobody")["CapEff"], 16) == 0
     host = Path("/proc/self/status").read_text().split("CapBnd:")[1].split()[0]
     assert status(docker, "--privileged")["CapEff"] == host
-    docker.fails("run", "--rm", "--cap-add", "NONESUCH", "busybox", code=125,
-                 says='invalid CapAdd: unknown capability: "CAP_NONESUCH"')  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "--cap-add",
+        "NONESUCH",
+        "busybox",
+        code=125,
+        says='invalid CapAdd: unknown capability: "CAP_NONESUCH"',
+    )
 
 
 def test_no_new_privileges_and_seccomp(docker: Docker) -> None:
@@ -114,8 +168,9 @@ def test_a_profile_of_ones_own(docker: Docker, tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text(json.dumps(PROFILE))
     flag = ("--security-opt", f"seccomp={tmp_path}/p.json")
     assert docker.sh("mkdir /x 2>&1; touch /y && echo fine", *flag).splitlines() == [
-        "mkdir: can't create directory '/x': Operation not permitted", "fine",
-    ]  # fmt: skip
+        "mkdir: can't create directory '/x': Operation not permitted",
+        "fine",
+    ]
     # An exec gets it as well.
     name = docker.up(*flag, "busybox", "sleep", "60")
     assert "not permitted" in docker.fails("exec", name, "mkdir", "/z", code=1, says="mkdir")
@@ -126,20 +181,42 @@ def test_a_profile_that_does_not_parse_says_where(docker: Docker, tmp_path: Path
         '{\n  "defaultAction": "SCMP_ACT_ALLOW",\n  "syscalls": [{"names": ["mkdir"],\n'
         '    "action": "SCMP_ACT_EXPLODE"}]\n}\n'
     )
-    text = docker.fails("run", "--rm", "--security-opt", f"seccomp={tmp_path}/p.json", "busybox",
-                        code=125, says="SCMP_ACT_EXPLODE")  # fmt: skip
+    text = docker.fails(
+        "run",
+        "--rm",
+        "--security-opt",
+        f"seccomp={tmp_path}/p.json",
+        "busybox",
+        code=125,
+        says="SCMP_ACT_EXPLODE",
+    )
     assert "line" in text
     (tmp_path / "p.json").write_text('{\n  "defaultAction": \n}\n')
-    docker.fails("run", "--rm", "--security-opt", f"seccomp={tmp_path}/p.json", "busybox",
-                 code=125, says="seccomp")  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "--security-opt",
+        f"seccomp={tmp_path}/p.json",
+        "busybox",
+        code=125,
+        says="seccomp",
+    )
 
 
 def test_security_options_that_nobody_knows(docker: Docker) -> None:
-    docker.fails("run", "--rm", "--security-opt", "bogus=1", "busybox", code=125,
-                 says='invalid --security-opt 2: "bogus=1"')  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "--security-opt",
+        "bogus=1",
+        "busybox",
+        code=125,
+        says='invalid --security-opt 2: "bogus=1"',
+    )
     if not Path("/sys/kernel/security/apparmor").exists():
-        docker.fails("run", "--rm", "--security-opt", "apparmor=mine", "busybox", code=125,
-                     says="AppArmor")  # fmt: skip
+        docker.fails(
+            "run", "--rm", "--security-opt", "apparmor=mine", "busybox", code=125, says="AppArmor"
+        )
     assert docker.sh("echo fine", "--security-opt", "apparmor=unconfined") == "fine"
 
 
@@ -148,19 +225,25 @@ def test_devices(docker: Docker) -> None:
     assert docker.sh("ls /dev | tr '\\n' ' '") == (
         f"{core}fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
     )
-    out = docker.sh("dd if=/dev/mine of=/dev/null bs=1 count=1 2>&1 | tail -1",
-                    "--device", "/dev/loop-control:/dev/mine:r")  # fmt: skip
+    out = docker.sh(
+        "dd if=/dev/mine of=/dev/null bs=1 count=1 2>&1 | tail -1",
+        "--device",
+        "/dev/loop-control:/dev/mine:r",
+    )
     assert "permission" not in out.lower() or "not permitted" not in out
     refused = docker.sh("mknod /tmp/m b 7 99 && dd if=/tmp/m count=1 2>&1 | head -1")
     assert "Operation not permitted" in refused
-    docker.fails("run", "--rm", "--device", "/dev/nonesuch", "busybox", code=127,
-                 says="/dev/nonesuch")  # fmt: skip
+    docker.fails(
+        "run", "--rm", "--device", "/dev/nonesuch", "busybox", code=127, says="/dev/nonesuch"
+    )
 
 
 def test_privileged(docker: Docker) -> None:
-    out = docker.sh("ls /dev | grep -c loop; mount -t tmpfs none /mnt 2>&1 || mkdir /mnt;"
-                    "mount -t tmpfs none /mnt && echo mounted; grep -c ' /sys sysfs rw' /proc/mounts",
-                    "--privileged")  # fmt: skip
+    out = docker.sh(
+        "ls /dev | grep -c loop; mount -t tmpfs none /mnt 2>&1 || mkdir /mnt;"
+        "mount -t tmpfs none /mnt && echo mounted; grep -c ' /sys sysfs rw' /proc/mounts",
+        "--privileged",
+    )
     lines = out.splitlines()
     assert int(lines[0]) >= 1
     assert "mounted" in lines
@@ -168,9 +251,10 @@ def test_privileged(docker: Docker) -> None:
 
 
 def test_masked_and_read_only_paths(docker: Docker) -> None:
-    out = docker.sh("cat /proc/kcore | wc -c; echo 1 >/proc/sysrq-trigger; ls /proc/scsi | wc -l;"
-                    "echo x >/proc/sys/kernel/hostname; touch /sys/x; true",
-                    )  # fmt: skip
+    out = docker.sh(
+        "cat /proc/kcore | wc -c; echo 1 >/proc/sysrq-trigger; ls /proc/scsi | wc -l;"
+        "echo x >/proc/sys/kernel/hostname; touch /sys/x; true",
+    )
     assert out.splitlines() == ["0", "0"]
 
 

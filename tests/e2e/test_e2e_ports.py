@@ -70,20 +70,41 @@ def run(command: str) -> None:
 def ask(namespace: str, host: str, port: int, kind: str = "SOCK_STREAM") -> str:
     family = "AF_INET6" if ":" in host else "AF_INET"
     done = subprocess.run(
-        ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-c", CLIENT,
-         family, kind, host, str(port)],
-        capture_output=True, text=True, check=False, timeout=20,
-    )  # fmt: skip
+        [
+            "nsenter",
+            f"--net=/run/netns/{namespace}",
+            sys.executable,
+            "-c",
+            CLIENT,
+            family,
+            kind,
+            host,
+            str(port),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
     return done.stdout.strip()
 
 
 def get(namespace: str, host: str, port: int | str) -> str:
     shown = f"[{host}]" if ":" in host else host
     done = subprocess.run(
-        ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-c", FETCH,
-         f"http://{shown}:{port}/"],
-        capture_output=True, text=True, check=False, timeout=20,
-    )  # fmt: skip
+        [
+            "nsenter",
+            f"--net=/run/netns/{namespace}",
+            sys.executable,
+            "-c",
+            FETCH,
+            f"http://{shown}:{port}/",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
     return done.stdout.strip()
 
 
@@ -131,8 +152,14 @@ def test_one_address_only(docker: Docker, outside: str) -> None:
 def test_ranges(docker: Docker, outside: str) -> None:
     port = next(_ports)
     script = "".join(f"httpd -p {n} -h /tmp; " for n in (80, 81, 82))
-    name = docker.up("-p", f"{port}-{port + 2}:80-82", "busybox", "sh", "-c",
-                     f"echo answer >/tmp/index.html; {script} exec sleep 60")  # fmt: skip
+    name = docker.up(
+        "-p",
+        f"{port}-{port + 2}:80-82",
+        "busybox",
+        "sh",
+        "-c",
+        f"echo answer >/tmp/index.html; {script} exec sleep 60",
+    )
     host = docker.engine.namespace
     for number in range(port, port + 3):
         assert eventually(lambda number=number: get(host, "127.0.0.1", number) == "answer")
@@ -142,8 +169,11 @@ def test_ranges(docker: Docker, outside: str) -> None:
 
 def test_random_ports_and_publish_all(docker: Docker) -> None:
     name = docker.up("-p", "80", "--expose", "81", "-P", *HTTP)
-    ports = dict(line.split(" -> 0.0.0.0:") for line in docker.out("port", name).splitlines()
-                 if "0.0.0.0" in line)  # fmt: skip
+    ports = dict(
+        line.split(" -> 0.0.0.0:")
+        for line in docker.out("port", name).splitlines()
+        if "0.0.0.0" in line
+    )
     assert set(ports) == {"80/tcp", "81/tcp"}
     assert eventually(
         lambda: get(docker.engine.namespace, "127.0.0.1", ports["80/tcp"]) == "answer"
@@ -161,8 +191,17 @@ def test_a_port_in_use_by_a_container_leaves_nothing_half_made(docker: Docker) -
     docker.up("-p", f"{port}:80", *HTTP)
     before = leftovers(docker.engine)
     name = docker.name()
-    text = docker.fails("run", "-d", "--name", name, "-p", f"{port}:80", *HTTP, code=125,
-                        says="port is already allocated")  # fmt: skip
+    text = docker.fails(
+        "run",
+        "-d",
+        "--name",
+        name,
+        "-p",
+        f"{port}:80",
+        *HTTP,
+        code=125,
+        says="port is already allocated",
+    )
     assert f"Bind for 0.0.0.0:{port} failed" in text
     assert docker.state(name) == "created"
     assert docker.state(name, "{{.NetworkSettings.IPAddress}}") == ""
@@ -174,15 +213,34 @@ def test_a_port_in_use_by_a_container_leaves_nothing_half_made(docker: Docker) -
 def test_a_port_in_use_by_the_host(docker: Docker) -> None:
     port = next(_ports)
     listener = subprocess.Popen(
-        ["nsenter", f"--net=/run/netns/{docker.engine.namespace}", "busybox", "nc", "-l", "-p",
-         str(port)],
-    )  # fmt: skip
+        [
+            "nsenter",
+            f"--net=/run/netns/{docker.engine.namespace}",
+            "busybox",
+            "nc",
+            "-l",
+            "-p",
+            str(port),
+        ],
+    )
     try:
         taken = f"{port:04X}"
-        assert eventually(lambda: f":{taken} " in docker.engine.in_namespace(
-            "cat", "/proc/net/tcp", "/proc/net/tcp6").stdout)  # fmt: skip
-        docker.fails("run", "--rm", "-p", f"{port}:80", "busybox", "true", code=125,
-                     says="address already in use")  # fmt: skip
+        assert eventually(
+            lambda: (
+                f":{taken} "
+                in docker.engine.in_namespace("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout
+            )
+        )
+        docker.fails(
+            "run",
+            "--rm",
+            "-p",
+            f"{port}:80",
+            "busybox",
+            "true",
+            code=125,
+            says="address already in use",
+        )
     finally:
         listener.kill()
         listener.wait()
@@ -202,11 +260,17 @@ def test_no_ports_on_none_and_host(docker: Docker) -> None:
 
 def test_outgoing_traffic_has_the_address_of_the_host(docker: Docker, outside: str) -> None:
     server = subprocess.Popen(
-        ["nsenter", f"--net=/run/netns/{outside}", sys.executable, "-c",
-         "import socket; s = socket.create_server(('192.0.2.2', 7000)); print('up', flush=True);"
-         "print(s.accept()[1][0])"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            "nsenter",
+            f"--net=/run/netns/{outside}",
+            sys.executable,
+            "-c",
+            "import socket; s = socket.create_server(('192.0.2.2', 7000)); print('up', flush=True);"
+            "print(s.accept()[1][0])",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == "up\n"

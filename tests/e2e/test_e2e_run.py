@@ -40,15 +40,31 @@ def test_user(docker: Docker, user: str, shown: str) -> None:
 
 
 def test_unknown_user_and_more_groups(docker: Docker) -> None:
-    docker.fails("run", "--rm", "-u", "ghost", "busybox", "id", code=125,
-                 says="unable to find user ghost: no matching entries in passwd file")  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "-u",
+        "ghost",
+        "busybox",
+        "id",
+        code=125,
+        says="unable to find user ghost: no matching entries in passwd file",
+    )
     assert docker.sh("id -G", "--group-add", "77", "--group-add", "tty") in ("0 5 77", "0 77 5")
 
 
 def test_working_directory_is_made(docker: Docker) -> None:
     assert docker.sh("pwd; stat -c %a .", "-w", "/made/for/it") == "/made/for/it\n755"
-    docker.fails("run", "--rm", "-w", "not/absolute", "busybox", "true", code=125,
-                 says="the working directory 'not/absolute' is invalid")  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "-w",
+        "not/absolute",
+        "busybox",
+        "true",
+        code=125,
+        says="the working directory 'not/absolute' is invalid",
+    )
 
 
 def test_entrypoint(docker: Docker) -> None:
@@ -85,17 +101,28 @@ def test_a_command_that_cannot_run_leaves_a_container_that_says_so(docker: Docke
 
 
 def test_errors_of_the_request(docker: Docker) -> None:
-    docker.fails("run", "--rm", "--pull", "never", "nonesuch:1", code=125,
-                 says="No such image: nonesuch:1")  # fmt: skip
-    docker.fails("run", "--rm", "--name", "/bad name", "busybox", code=125,
-                 says="Invalid container name")  # fmt: skip
-    docker.fails("run", "--rm", "-m", "1m", "busybox", code=125,
-                 says="Minimum memory limit allowed is 6MB")  # fmt: skip
-    docker.fails("run", "--rm", "--cpus", "1000", "busybox", code=125,
-                 says="range of CPUs is from 0.01 to")  # fmt: skip
+    docker.fails(
+        "run", "--rm", "--pull", "never", "nonesuch:1", code=125, says="No such image: nonesuch:1"
+    )
+    docker.fails(
+        "run", "--rm", "--name", "/bad name", "busybox", code=125, says="Invalid container name"
+    )
+    docker.fails(
+        "run", "--rm", "-m", "1m", "busybox", code=125, says="Minimum memory limit allowed is 6MB"
+    )
+    docker.fails(
+        "run", "--rm", "--cpus", "1000", "busybox", code=125, says="range of CPUs is from 0.01 to"
+    )
     docker.fails("run", "--rm", "--runtime", "nonesuch", "busybox", code=125, says="nonesuch")
-    docker.fails("run", "--rm", "--log-driver", "nonesuch", "busybox", code=125,
-                 says="error looking up logging plugin nonesuch")  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "--log-driver",
+        "nonesuch",
+        "busybox",
+        code=125,
+        says="error looking up logging plugin nonesuch",
+    )
 
 
 def test_names_conflict(docker: Docker) -> None:
@@ -111,10 +138,21 @@ def test_names_conflict(docker: Docker) -> None:
 def test_hostname_hosts_and_resolv(docker: Docker) -> None:
     out = docker.sh(
         "hostname; cat /etc/hostname /etc/hosts /etc/resolv.conf",
-        "-h", "box", "--domainname", "example.org", "--add-host", "peer:10.1.2.3",
-        "--add-host", "six:2001:db8::1", "--dns", "9.9.9.9", "--dns-search", "example.com",
-        "--dns-option", "ndots:2",
-    )  # fmt: skip
+        "-h",
+        "box",
+        "--domainname",
+        "example.org",
+        "--add-host",
+        "peer:10.1.2.3",
+        "--add-host",
+        "six:2001:db8::1",
+        "--dns",
+        "9.9.9.9",
+        "--dns-search",
+        "example.com",
+        "--dns-option",
+        "ndots:2",
+    )
     lines = out.splitlines()
     assert lines[:2] == ["box", "box"]
     assert "10.1.2.3\tpeer" in lines
@@ -124,40 +162,71 @@ def test_hostname_hosts_and_resolv(docker: Docker) -> None:
 
 
 def test_host_gateway_and_own_name(docker: Docker) -> None:
-    out = docker.out("run", "--rm", "-h", "box", "--add-host", "up:host-gateway", "busybox", "sh",
-                     "-c", "cat /etc/hosts; ip -4 -o addr show eth0; ip route")  # fmt: skip
+    out = docker.out(
+        "run",
+        "--rm",
+        "-h",
+        "box",
+        "--add-host",
+        "up:host-gateway",
+        "busybox",
+        "sh",
+        "-c",
+        "cat /etc/hosts; ip -4 -o addr show eth0; ip route",
+    )
     gateway = out.split("default via ")[1].split()[0]
     address = out.split("inet ")[1].split("/")[0]
     assert f"{gateway}\tup" in out
     assert f"{address}\tbox" in out
-    docker.fails("run", "--rm", "--add-host", "x:not-an-address", "busybox", code=125,
-                 says='invalid IP address in add-host: "not-an-address"')  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "--add-host",
+        "x:not-an-address",
+        "busybox",
+        code=125,
+        says='invalid IP address in add-host: "not-an-address"',
+    )
 
 
 def test_ulimit_sysctl_shm_and_oom_score(docker: Docker) -> None:
     out = docker.sh(
         "ulimit -n; ulimit -Hn; cat /proc/sys/kernel/msgmax; cat /proc/self/oom_score_adj;"
         "df -k /dev/shm | tail -1",
-        "--ulimit", "nofile=100:200", "--sysctl", "kernel.msgmax=4242", "--oom-score-adj", "300",
-        "--shm-size", "8m",
-    )  # fmt: skip
+        "--ulimit",
+        "nofile=100:200",
+        "--sysctl",
+        "kernel.msgmax=4242",
+        "--oom-score-adj",
+        "300",
+        "--shm-size",
+        "8m",
+    )
     lines = out.splitlines()
     assert lines[:4] == ["100", "200", "4242", "300"]
     assert lines[4].split()[1] == "8192"
-    docker.fails("run", "--rm", "--sysctl", "kernel.panic=1", "busybox", code=125,
-                 says="sysctl")  # fmt: skip
+    docker.fails("run", "--rm", "--sysctl", "kernel.panic=1", "busybox", code=125, says="sysctl")
 
 
 def test_read_only_root(docker: Docker) -> None:
-    out = docker.sh("touch /x 2>&1; touch /tmp/y && echo tmpfs; touch /dev/shm/z && echo shm",
-                    "--read-only", "--tmpfs", "/tmp")  # fmt: skip
+    out = docker.sh(
+        "touch /x 2>&1; touch /tmp/y && echo tmpfs; touch /dev/shm/z && echo shm",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+    )
     assert out.splitlines() == ["touch: /x: Read-only file system", "tmpfs", "shm"]
 
 
 def test_init_needs_one_on_the_host(docker: Docker) -> None:
-    found = next((p for p in ("docker-init", "tini", "tini-static", "catatonit")
-                  if subprocess.run(["which", p], capture_output=True, check=False).returncode == 0),
-                 "")  # fmt: skip
+    found = next(
+        (
+            p
+            for p in ("docker-init", "tini", "tini-static", "catatonit")
+            if subprocess.run(["which", p], capture_output=True, check=False).returncode == 0
+        ),
+        "",
+    )
     done = docker("run", "--rm", "--init", "busybox", "cat", "/proc/1/comm", check=False)
     if found:
         assert done.stdout.strip() == "docker-init"
@@ -188,8 +257,21 @@ def test_everything_is_of_its_own_by_default(docker: Docker) -> None:
 
 
 def test_host_modes(docker: Docker) -> None:
-    name = docker.up("--network", "host", "--pid", "host", "--ipc", "host", "--uts", "host",
-                     "--cgroupns", "host", "busybox", "sleep", "60")  # fmt: skip
+    name = docker.up(
+        "--network",
+        "host",
+        "--pid",
+        "host",
+        "--ipc",
+        "host",
+        "--uts",
+        "host",
+        "--cgroupns",
+        "host",
+        "busybox",
+        "sleep",
+        "60",
+    )
     pid = pid_of(name, docker)
     for kind in ("pid", "ipc", "uts", "cgroup"):
         assert namespace(pid, kind) == namespace("self", kind), kind
@@ -200,14 +282,25 @@ def test_host_modes(docker: Docker) -> None:
 def test_private_cgroup_namespace(docker: Docker) -> None:
     name = docker.up("--cgroupns", "private", "busybox", "sleep", "60")
     assert namespace(pid_of(name, docker), "cgroup") != namespace("self", "cgroup")
-    assert all(line.rpartition(":")[2].startswith("/") and len(line.rpartition(":")[2]) < 40
-               for line in docker.exec(name, "cat", "/proc/1/cgroup").splitlines())  # fmt: skip
+    assert all(
+        line.rpartition(":")[2].startswith("/") and len(line.rpartition(":")[2]) < 40
+        for line in docker.exec(name, "cat", "/proc/1/cgroup").splitlines()
+    )
 
 
 def test_namespaces_of_another_container(docker: Docker) -> None:
     first = docker.up("--ipc", "shareable", "busybox", "sleep", "60")
-    second = docker.up("--network", f"container:{first}", "--pid", f"container:{first}",
-                       "--ipc", f"container:{first}", "busybox", "sleep", "61")  # fmt: skip
+    second = docker.up(
+        "--network",
+        f"container:{first}",
+        "--pid",
+        f"container:{first}",
+        "--ipc",
+        f"container:{first}",
+        "busybox",
+        "sleep",
+        "61",
+    )
     one, two = pid_of(first, docker), pid_of(second, docker)
     for kind in ("net", "pid", "ipc"):
         assert namespace(one, kind) == namespace(two, kind), kind
@@ -217,19 +310,47 @@ def test_namespaces_of_another_container(docker: Docker) -> None:
     docker.exec(first, "touch", "/dev/shm/both")
     assert docker.exec(second, "ls", "/dev/shm") == "both"
     private = docker.up("busybox", "sleep", "60")
-    docker.fails("run", "--rm", "--ipc", f"container:{private}", "busybox", code=125,
-                 says="non-shareable IPC")  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "--ipc",
+        f"container:{private}",
+        "busybox",
+        code=125,
+        says="non-shareable IPC",
+    )
 
 
 def test_another_container_that_does_not_run_or_exist(docker: Docker) -> None:
     name = docker.name()
     docker("create", "--name", name, "busybox")
-    docker.fails("run", "--rm", "--network", f"container:{name}", "busybox", code=125,
-                 says="cannot join network")  # fmt: skip
-    docker.fails("run", "--rm", "--pid", "container:nonesuch", "busybox", code=125,
-                 says="No such container: nonesuch")  # fmt: skip
-    docker.fails("run", "--rm", "--network", "nonesuch", "busybox", code=125,
-                 says="network nonesuch not found")  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "--network",
+        f"container:{name}",
+        "busybox",
+        code=125,
+        says="cannot join network",
+    )
+    docker.fails(
+        "run",
+        "--rm",
+        "--pid",
+        "container:nonesuch",
+        "busybox",
+        code=125,
+        says="No such container: nonesuch",
+    )
+    docker.fails(
+        "run",
+        "--rm",
+        "--network",
+        "nonesuch",
+        "busybox",
+        code=125,
+        says="network nonesuch not found",
+    )
 
 
 # -- what the process is like ----------------------------------------------------------------------
@@ -239,8 +360,12 @@ def test_no_descriptor_mask_or_disposition_leaks(docker: Docker) -> None:
     out = docker.sh("ls /proc/self/fd; grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; umask")
     lines = out.splitlines()
     assert lines[:4] == ["0", "1", "2", "3"]  # 3 is ls reading the directory
-    assert lines[4:] == ["SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000",
-                         "SigCgt:\t0000000000000000", "0022"]  # fmt: skip
+    assert lines[4:] == [
+        "SigBlk:\t0000000000000000",
+        "SigIgn:\t0000000000000000",
+        "SigCgt:\t0000000000000000",
+        "0022",
+    ]
 
 
 def test_zombies_and_background_processes_end_with_init(docker: Docker) -> None:
@@ -255,10 +380,18 @@ def test_proxied_signals(docker: Docker) -> None:
     """docker run without a tty hands signals on to the container."""
     name = docker.name()
     process = subprocess.Popen(
-        docker.engine.command("run", "--name", name, "busybox", "sh", "-c",
-                              "trap 'echo got; exit 9' USR1; echo ready; while :; do sleep 0.05; done"),
-        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        docker.engine.command(
+            "run",
+            "--name",
+            name,
+            "busybox",
+            "sh",
+            "-c",
+            "trap 'echo got; exit 9' USR1; echo ready; while :; do sleep 0.05; done",
+        ),
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGUSR1)

@@ -17,11 +17,16 @@ def filled(engine: EngineProcess) -> str:
     """An image with contents in /data, /declared (a VOLUME) and a link /link -> /data."""
     engine.docker("rm", "-f", "maker", check=False)
     engine.docker(
-        "run", "--name", "maker", "busybox", "sh", "-c",
+        "run",
+        "--name",
+        "maker",
+        "busybox",
+        "sh",
+        "-c",
         "mkdir /data /declared; echo image >/data/file; ln -s file /data/link; chown -R 7:8 /data;"
         "chmod 2750 /data; echo declared >/declared/file; ln -s /data /link;"
         "ln -s /etc /evil; touch /data/.hidden",
-    )  # fmt: skip
+    )
     tar = engine.root / "filled.tar"
     engine.docker("export", "-o", str(tar), "maker")
     engine.docker("rm", "maker")
@@ -70,26 +75,38 @@ def test_binds(docker: Docker, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("host")
     assert docker.sh("cat /b/file; echo from >/b/inside", "-v", f"{tmp_path}:/b") == "host"
     assert (tmp_path / "inside").read_text() == "from\n"
-    out = docker.sh("touch /b/x 2>&1; cat /f", "-v", f"{tmp_path}:/b:ro",
-                    "-v", f"{tmp_path}/file:/f")  # fmt: skip
+    out = docker.sh(
+        "touch /b/x 2>&1; cat /f", "-v", f"{tmp_path}:/b:ro", "-v", f"{tmp_path}/file:/f"
+    )
     assert out.splitlines() == ["touch: /b/x: Read-only file system", "host"]
 
 
 def test_a_missing_source_is_made_by_v_and_refused_by_mount(docker: Docker, tmp_path: Path) -> None:
     docker.sh("true", "-v", f"{tmp_path}/made:/b")
     assert (tmp_path / "made").is_dir()
-    docker.fails("run", "--rm", "--mount", f"type=bind,src={tmp_path}/absent,dst=/b", "busybox",
-                 "true", code=125, says="bind source path does not exist")  # fmt: skip
+    docker.fails(
+        "run",
+        "--rm",
+        "--mount",
+        f"type=bind,src={tmp_path}/absent,dst=/b",
+        "busybox",
+        "true",
+        code=125,
+        says="bind source path does not exist",
+    )
     assert not (tmp_path / "absent").exists()
 
 
 def test_mount_in_all_types(docker: Docker, named: str, tmp_path: Path) -> None:
     out = docker.sh(
         "echo v >/v/f; touch /b/x 2>/dev/null || echo read-only; df -k /t | tail -1; stat -c %a /t",
-        "--mount", f"type=volume,src={named},dst=/v", "--mount",
-        f"type=bind,src={tmp_path},dst=/b,readonly", "--mount",
+        "--mount",
+        f"type=volume,src={named},dst=/v",
+        "--mount",
+        f"type=bind,src={tmp_path},dst=/b,readonly",
+        "--mount",
         "type=tmpfs,dst=/t,tmpfs-size=4m,tmpfs-mode=1770",
-    )  # fmt: skip
+    )
     lines = out.splitlines()
     assert lines[0] == "read-only"
     assert lines[1].split()[1] == "4096"
@@ -107,17 +124,25 @@ def test_nested_mounts_are_made_from_the_outside_in(docker: Docker, tmp_path: Pa
     (tmp_path / "outer/inner").mkdir(parents=True)
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/file").write_text("deep")
-    out = docker.sh("cat /m/inner/file; touch /m/outer", "-v", f"{tmp_path}/deep:/m/inner:ro",
-                    "-v", f"{tmp_path}/outer:/m")  # fmt: skip
+    out = docker.sh(
+        "cat /m/inner/file; touch /m/outer",
+        "-v",
+        f"{tmp_path}/deep:/m/inner:ro",
+        "-v",
+        f"{tmp_path}/outer:/m",
+    )
     assert out == "deep"
     assert (tmp_path / "outer/outer").exists()
 
 
 def test_volumes_from(docker: Docker, named: str) -> None:
     first = docker.up("-v", f"{named}:/v", "busybox", "sh", "-c", "echo x >/v/f; sleep 60")
-    assert docker.sh("cat /v/f; touch /v/y 2>&1 || true", "--volumes-from", f"{first}:ro").splitlines() == [
-        "x", "touch: /v/y: Read-only file system",
-    ]  # fmt: skip
+    assert docker.sh(
+        "cat /v/f; touch /v/y 2>&1 || true", "--volumes-from", f"{first}:ro"
+    ).splitlines() == [
+        "x",
+        "touch: /v/y: Read-only file system",
+    ]
 
 
 def test_inspect_shows_mounts(docker: Docker, named: str, tmp_path: Path) -> None:
@@ -146,16 +171,25 @@ def test_bad_volumes(docker: Docker, flag: str, says: str) -> None:
 
 
 def test_two_mounts_at_one_place(docker: Docker) -> None:
-    docker.fails("create", "-v", "/a:/x", "-v", "/b:/x", "busybox", code=1,
-                 says="Duplicate mount point: /x")  # fmt: skip
+    docker.fails(
+        "create", "-v", "/a:/x", "-v", "/b:/x", "busybox", code=1, says="Duplicate mount point: /x"
+    )
 
 
 # -- what the image has comes along ----------------------------------------------------------------
 
 
 def test_a_new_volume_is_filled_from_the_image(docker: Docker, filled: str, named: str) -> None:
-    out = docker.out("run", "--rm", "-v", f"{named}:/data", filled, "sh", "-c",
-                     "cat /data/link; stat -c '%u:%g %a' /data; ls -A /data")  # fmt: skip
+    out = docker.out(
+        "run",
+        "--rm",
+        "-v",
+        f"{named}:/data",
+        filled,
+        "sh",
+        "-c",
+        "cat /data/link; stat -c '%u:%g %a' /data; ls -A /data",
+    )
     assert out.splitlines() == ["image", "7:8 2750", ".hidden", "file", "link"]
     # A second use does not fill it again.
     docker.sh("rm /v/file", "-v", f"{named}:/v")
@@ -166,8 +200,19 @@ def test_nocopy(docker: Docker, filled: str, named: str) -> None:
     assert (
         docker.out("run", "--rm", "-v", f"{named}:/data:nocopy", filled, "ls", "-A", "/data") == ""
     )
-    assert docker.out("run", "--rm", "--mount", f"src={named},dst=/data,volume-nocopy=true", filled,
-                      "ls", "-A", "/data") == ""  # fmt: skip
+    assert (
+        docker.out(
+            "run",
+            "--rm",
+            "--mount",
+            f"src={named},dst=/data,volume-nocopy=true",
+            filled,
+            "ls",
+            "-A",
+            "/data",
+        )
+        == ""
+    )
 
 
 def test_declared_volumes_are_filled_and_kept_over_a_restart(docker: Docker, filled: str) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pyengine.supervisor.records import ExitRecord, Step
 
 TABLE = "containers"
+#: Of how many removed containers the trace is kept.
+TRACES = 32
 
 
 class Live:
@@ -64,12 +66,18 @@ class Registry:
         self.database = database
         self._live = {id: Live(record) for id, record in database.load(TABLE, Container).items()}
         self._names = {live.record.name: id for id, live in self._live.items()}
+        self._traces: dict[str, list[Step]] = {}
 
     def __iter__(self) -> Iterator[Live]:
         return iter(list(self._live.values()))
 
     def __len__(self) -> int:
         return len(self._live)
+
+    def trace(self, ref: str) -> list[Step]:
+        """The steps of a container's last start. One that was removed, as ``--rm`` does before its
+        client can ask, is remembered for a while, by its id."""
+        return self._traces[ref] if ref in self._traces else self.live(ref).steps
 
     def records(self) -> list[Container]:
         return [live.record for live in self._live.values()]
@@ -104,6 +112,9 @@ class Registry:
     def forget(self, live: Live) -> None:
         """The record is gone from the database."""
         self._live.pop(live.id, None)
+        self._traces[live.id] = live.steps
+        while len(self._traces) > TRACES:
+            del self._traces[next(iter(self._traces))]
         if self._names.get(live.record.name) == live.id:
             del self._names[live.record.name]
 

@@ -135,7 +135,7 @@ class Containers:
 
     def trace(self, ref: str) -> Sequence[Step]:
         """What the last start did and how long each step took, in order of beginning."""
-        return sorted(self._registry.live(ref).steps, key=lambda step: step.start)
+        return sorted(self._registry.trace(ref), key=lambda step: step.start)
 
     def exec_ids(self, ref: str) -> Sequence[str]:
         """Ids of running execs."""

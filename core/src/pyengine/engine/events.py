@@ -104,15 +104,16 @@ class Events:
         filters: Mapping[str, list[str]] | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         """Docker's messages: past ones from ``since`` (seconds since the epoch) on, then new ones
-        as they happen, to ``until``. ``InvalidParameter`` for an unknown filter."""
+        as they happen, to ``until`` (which alone stands for a ``since`` of 0).
+        ``InvalidParameter`` for an unknown filter."""
         wanted = check_filters(filters)
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._listeners.add(queue)
         try:
-            if since is not None:
+            if since is not None or until is not None:
                 for event in list(self._journal):
                     late = until is not None and event.ns > until * 1e9
-                    if event.ns >= since * 1e9 and not late and matches(event, wanted):
+                    if event.ns >= (since or 0) * 1e9 and not late and matches(event, wanted):
                         yield event.message()
             while True:
                 left = None if until is None else until - time.time()

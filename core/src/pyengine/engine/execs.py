@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -41,12 +42,13 @@ class Execs:
         self._bundles = bundles
         self._events = events
         self._hooks = hooks
-        self._execs: dict[str, tuple[Exec, Live]] = {}
+        #: Which container has an exec; a removed one takes its execs along.
+        self._owners: WeakValueDictionary[str, Live] = WeakValueDictionary()
 
     def restore(self, live: Live) -> None:
         """At start: the execs of an adopted container are known, those that ended meanwhile too."""
         for run in live.execs.values():
-            self._execs[run.id] = (run, live)
+            self._owners[run.id] = live
             asyncio.get_running_loop().call_later(KEEP, self._forget, run.id)
 
     async def create(self, ref: str, config: ExecConfig) -> str:
@@ -56,7 +58,7 @@ class Execs:
         if not config.cmd:
             raise InvalidParameter("No exec command specified")
         run = Exec(id=new_id(), container_id=live.id, config=config)
-        self._execs[run.id] = (run, live)
+        self._owners[run.id] = live
         live.execs[run.id] = run
         self._events.emit(
             "container",
@@ -163,21 +165,25 @@ class Execs:
             )
 
     def _find(self, exec_id: str) -> tuple[Exec, Live]:
-        found = self._execs.get(exec_id)
-        if found is None:
-            matches = [p for id, p in self._execs.items() if exec_id and id.startswith(exec_id)]
-            if len(matches) != 1:
-                raise NotFound(f"No such exec instance: {exec_id}")
-            found = matches[0]
-        return found
+        live = self._owners.get(exec_id)
+        if live is None:
+            matches = [id for id in list(self._owners) if exec_id and id.startswith(exec_id)]
+            if len(matches) == 1:
+                exec_id = matches[0]
+                live = self._owners.get(exec_id)
+        if live is None or live.removed:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        return live.execs[exec_id], live
 
     def _forget(self, exec_id: str) -> None:
-        found = self._execs.get(exec_id)
-        if found is not None and not found[0].running:
-            run, live = self._execs.pop(exec_id)
-            live.execs.pop(run.id, None)
-        elif found is not None:
+        live = self._owners.get(exec_id)
+        if live is None:
+            return
+        if live.execs[exec_id].running:
             asyncio.get_running_loop().call_later(KEEP, self._forget, exec_id)
+        else:
+            del self._owners[exec_id]
+            del live.execs[exec_id]
 
 
 def _about(config: ExecConfig) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class FakeRuntime(RuntimeDriver):
             raise EngineError("create failed", "as asked", "do not ask")
         if "die-in-create" in annotations:
             os.kill(os.getpid(), signal.SIGKILL)
-        began = time.monotonic()
+        began = time.monotonic_ns()
         gate, self.go = os.pipe2(os.O_CLOEXEC)
         self.init, self.result, console = self._fork(request.spec["process"], request.stdio, gate)
         os.close(gate)
@@ -106,7 +106,7 @@ class FakeRuntime(RuntimeDriver):
             request.namespaces_ready(self.init)
         time.sleep(float(annotations.get("slow-create", "0")))
         if request.trace:
-            request.trace("fake fork", time.monotonic() - began)
+            request.trace("fake fork", began, time.monotonic_ns())
         return Created(self.init, console)
 
     def start(self, id):

@@ -48,7 +48,8 @@ class CreateRequest(msgspec.Struct):
 
     ``namespaces_ready(pid)``: called once, as soon as init's namespaces exist (and before
     mounting is done, so that the caller can work on the network meanwhile). May block shortly.
-    ``trace(step, seconds)``: called after each step worth a line in ``run --trace``.
+    ``trace(step, began, ended)``: called for each step worth a line in ``run --trace``, monotonic
+    ns; they need not come in order.
     """
 
     id: str
@@ -56,7 +57,7 @@ class CreateRequest(msgspec.Struct):
     spec: Spec
     stdio: Stdio
     namespaces_ready: Callable[[int], None] | None = None
-    trace: Callable[[str, float], None] | None = None
+    trace: Callable[[str, int, int], None] | None = None
 
 
 class Created(msgspec.Struct, frozen=True):
@@ -124,7 +125,10 @@ class RuntimeDriver(Driver):
     kind: ClassVar[Kind] = Kind.RUNTIME
 
     @abstractmethod
-    def create(self, request: CreateRequest) -> Created: ...
+    def create(self, request: CreateRequest) -> Created:
+        """Make cgroups, namespaces and mounts, and an init that waits to execute the command.
+
+        Tells ``request.namespaces_ready`` as soon as the namespaces exist."""
 
     @abstractmethod
     def start(self, id: str) -> None:
@@ -143,7 +147,8 @@ class RuntimeDriver(Driver):
         state on disk or the cgroup path given to ``create``."""
 
     @abstractmethod
-    def state(self, id: str) -> RuntimeState: ...
+    def state(self, id: str) -> RuntimeState:
+        """What the runtime specification calls state: status and pid, as the kernel has them."""
 
     @abstractmethod
     def exec(self, request: ExecRequest) -> Executed:
@@ -158,14 +163,16 @@ class RuntimeDriver(Driver):
         """Freeze all processes; returns when they are frozen."""
 
     @abstractmethod
-    def resume(self, id: str) -> None: ...
+    def resume(self, id: str) -> None:
+        """Let the processes go on after :meth:`pause`."""
 
     @abstractmethod
     def update(self, id: str, resources: dict[str, Any]) -> None:
         """Change limits; ``resources`` is ``linux.resources`` of a runtime spec."""
 
     @abstractmethod
-    def stats(self, id: str) -> RuntimeStats: ...
+    def stats(self, id: str) -> RuntimeStats:
+        """Counters of the container's cgroup, as they are now."""
 
     @abstractmethod
     def oom_descriptor(self, id: str) -> int:

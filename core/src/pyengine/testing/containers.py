@@ -215,7 +215,7 @@ class World:
                 bundle=self.bundle,
                 spec=spec,
                 stdio=stdio,
-                trace=lambda step, _: self.trace.append(step),
+                trace=lambda step, _began, _ended: self.trace.append(step),
             )
         )
 

@@ -25,9 +25,10 @@ class Creation:
         self.request = request
         self.records = records
         self.maker = maker
-        self.trace: list[tuple[str, float]] = []
+        self.trace: list[tuple[str, int, int]] = []
         self.pid = 0
-        self._since = time.perf_counter()
+        self._since = time.monotonic_ns()
+        self._cloned = self._since
         self._parent: channel.Parent | None = None
         self._descriptors: list[int] = []
 
@@ -70,8 +71,8 @@ class Creation:
         return Made(self.pid, console, self.trace)
 
     def _trace(self, step: str) -> None:
-        now = time.perf_counter()
-        self.trace.append((step, now - self._since))
+        now = time.monotonic_ns()
+        self.trace.append((step, self._since, now))
         self._since = now
 
     def _make_process(self, plan: InitPlan) -> int:
@@ -91,6 +92,7 @@ class Creation:
             stdio = (request.stdio.stdin, request.stdio.stdout, request.stdio.stderr)
             handles = init.Handles(theirs, stdio, tasks, start, result)
             self._trace("open")
+            self._cloned = self._since
             wait = self._clone(plan, handles, ours, directory)
             self._trace("clone")
             theirs.close()
@@ -147,9 +149,12 @@ class Creation:
                     hooks.run(list(spec_hooks.get(name) or ()), name, state)
                 parent.go()
             elif packet[:1] == b"R":
+                began = self._cloned
                 for line in packet[1:].decode().splitlines():
                     step, _, micros = line.rpartition(" ")
-                    self.trace.append(("init: " + step, int(micros) / 1e6))
+                    ended = began + int(micros) * 1000
+                    self.trace.append(("init: " + step, began, ended))
+                    began = ended
                 self._trace("init")
                 return
             else:

@@ -87,8 +87,8 @@ class NativeRuntime(RuntimeDriver):
             self.delete(request.id)
             raise
         if request.trace is not None:
-            for step, seconds in made.trace:
-                request.trace(step, seconds)
+            for step in made.trace:
+                request.trace(*step)
         return Created(made.pid, made.console)
 
     def start(self, id: str) -> None:
@@ -215,7 +215,7 @@ class NativeRuntime(RuntimeDriver):
             started=process_state(pid)[1],
         )
         stage._records.add(record)
-        maker.decode_made(msgspec.json.encode(maker.Made(pid, trace=[("step", 0.1)])))
+        maker.decode_made(msgspec.json.encode(maker.Made(pid, trace=[("step", 1, 2)])))
         os.mkfifo(record.start_pipe)
         # Nobody writes to this one: it ends at once, as by an execve.
         os.mkfifo(record.result_pipe)

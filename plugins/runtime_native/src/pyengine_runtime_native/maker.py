@@ -38,11 +38,11 @@ WHAT = "unable to start container process"
 
 
 class Made(msgspec.Struct):
-    """``trace``: (step, seconds)."""
+    """``trace``: (step, began, ended), monotonic ns."""
 
     pid: int
     console: int = -1
-    trace: list[tuple[str, float]] = []
+    trace: list[tuple[str, int, int]] = []
 
 
 decode_made = msgspec.json.Decoder(Made).decode

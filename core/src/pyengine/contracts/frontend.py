@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 class Frontend(ABC):
+    """One protocol. Constructed when the daemon starts, before it listens."""
+
     name: ClassVar[str]
     #: "http": core hands it the daemon's listening sockets (``-H``); "": it opens its own.
     protocol: ClassVar[str] = "http"

@@ -43,6 +43,8 @@ class Pool(msgspec.Struct, frozen=True):
 
 
 class IpamDriver(Driver):
+    """Chooses pools of addresses, and addresses of a pool; keeps nothing on disk."""
+
     kind: ClassVar[Kind] = Kind.IPAM
 
     @abstractmethod

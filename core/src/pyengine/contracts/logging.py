@@ -70,7 +70,8 @@ class LogWriter(ABC):
         """Write out a last line without newline; the streams have ended."""
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the files. Nothing is written after it. Idempotent."""
 
     def dropped(self) -> int:
         """How many bytes were lost so far (full disk)."""
@@ -89,10 +90,13 @@ class LogReader(ABC):
         """
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the files, from any thread while nobody reads. Idempotent."""
 
 
 class LoggingDriver(Driver):
+    """Checks options, and makes the two halves: :class:`LogWriter`, :class:`LogReader`."""
+
     kind: ClassVar[Kind] = Kind.LOGGING
     #: False: the driver keeps nothing (none); ``docker logs`` says so.
     readable: ClassVar[bool] = True

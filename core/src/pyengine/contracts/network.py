@@ -23,6 +23,8 @@ from pyengine.contracts.base import Driver, Kind, Reconciled
 
 
 class NetworkCapability(enum.StrEnum):
+    """What a driver's networks can; the members say what core does with it."""
+
     #: Endpoints have addresses that core must lease.
     ADDRESSES = "addresses"
     #: Ports can be published (the firewall driver is told about endpoints).
@@ -101,7 +103,8 @@ class NetworkDriver(Driver):
     kind: ClassVar[Kind] = Kind.NETWORK
 
     @abstractmethod
-    def capabilities(self) -> frozenset[NetworkCapability]: ...
+    def capabilities(self) -> frozenset[NetworkCapability]:
+        """What networks of this driver can; core refuses what is not among it. Constant."""
 
     @abstractmethod
     def validate(self, network: NetworkRecord) -> None:

@@ -78,6 +78,8 @@ class ExecRequest(msgspec.Struct):
 
 
 class Executed(msgspec.Struct, frozen=True):
+    """A further process: its host pid, and the pty's master (-1: none), which the caller owns."""
+
     pid: int
     console: int = -1
 

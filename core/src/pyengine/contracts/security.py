@@ -12,6 +12,8 @@ from pyengine.contracts.base import Driver, Kind
 
 
 class SecurityPlugin(Driver):
+    """A driver in name, choice and probe; what it does is in its hooks."""
+
     kind: ClassVar[Kind] = Kind.SECURITY
 
     def security_options(self) -> list[str]:

@@ -425,9 +425,8 @@ class Shim:
             return  # it has ended already, and the runtime is about to say why
         self._link.send(Type.NAMESPACES, 0, protocol.encode({"pid": pid}), [fd])
 
-    def _trace(self, name: str, seconds: float) -> None:
-        duration = int(seconds * 1e9)
-        self._steps.append(Step(name, time.monotonic_ns() - duration, duration, "runtime"))
+    def _trace(self, name: str, began: int, ended: int) -> None:
+        self._steps.append(Step(name, began, ended - began, "runtime"))
 
     def _step(self, name: str, began: int) -> None:
         self._steps.append(Step(name, began, time.monotonic_ns() - began, "shim"))

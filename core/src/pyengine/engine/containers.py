@@ -465,7 +465,7 @@ class Containers:
         warnings = check_resources(host, self._facts)
         if host.network_mode == "host" and host.port_bindings:
             warnings.append("Published ports are discarded when using host network mode")
-        return warnings
+        return [*warnings, *self._sandboxes.warnings(host)]
 
     def _check_link(self, ref: str) -> None:
         problem = f"could not get container for {ref}"

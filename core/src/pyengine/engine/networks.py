@@ -145,6 +145,8 @@ class Networks:
         self._lock = asyncio.Lock()
         self._heal: asyncio.Lock = asyncio.Lock()
         self.containers: Callable[[], Sequence[Container]] = lambda: []
+        #: what :meth:`warnings` found when it last looked
+        self.obstacles: Sequence[str] = []
 
     # -- look-ups: no driver is asked ----------------------------------------------------------
 
@@ -409,6 +411,7 @@ class Networks:
             except EngineError as error:
                 log.error("network driver %s: %s", driver_name, error)
         done += await self._restore_firewall(endpoints)
+        await self.warnings()
         return done
 
     async def heal(self, endpoints: Sequence[tuple[Container, Sequence[PublishedPort]]]) -> bool:
@@ -421,14 +424,15 @@ class Networks:
                 return False
             log.warning("the firewall's rules were removed by somebody else: making them again")
             await self._restore_firewall(endpoints)
+            await self.warnings()
             return True
 
     async def warnings(self) -> Sequence[str]:
-        """What on this host gets into the way of published ports."""
-        if not self._has_firewall():
-            return []
-        firewall, calls = self._firewall()
-        return await calls(firewall.warnings)
+        """What on this host gets into the way of published ports; looks anew."""
+        if self._has_firewall():
+            firewall, calls = self._firewall()
+            self.obstacles = await calls(firewall.warnings)
+        return self.obstacles
 
     async def shutdown(self) -> None:
         """The engine ends and no container runs: leave nothing in the kernel."""

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from pyengine.engine.bundle import Bundles
-from pyengine.engine.model import Container, EndpointSettings
+from pyengine.engine.model import Container, EndpointSettings, HostConfig
 from pyengine.engine.networks import Networks
 from pyengine.engine.ports import PortAllocator
 from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound
@@ -64,6 +64,11 @@ class Sandboxes:
         if container.config.mac_address and not endpoints[first].mac_address:
             endpoints[first].mac_address = container.config.mac_address
         return endpoints
+
+    def warnings(self, host: HostConfig) -> Sequence[str]:
+        """What a user who publishes ports has to know about this host."""
+        published = host.port_bindings or host.publish_all_ports
+        return self._networks.obstacles if published else []
 
     async def lease(self, container: Container) -> None:
         """Before a start: addresses and host ports, into the record that the caller commits."""

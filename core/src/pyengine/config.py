@@ -177,6 +177,9 @@ NOT_YET = {
     "userns-remap",
 }  # fmt: skip
 
+#: Docker's keys that choose a driver, and the kinds they choose for.
+DRIVER_KEYS = {"storage-driver": "storage", "log-driver": "logging", "default-runtime": "runtime"}
+
 _FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Config)}
 
 
@@ -209,6 +212,7 @@ def load(argv: Sequence[str]) -> Loaded:
         if key in values and values[key] != value:
             notes.append(f"{key}: the flag's {value!r} is used, not {values[key]!r} from {path}")
         values[key] = value
+        _drop_choice(values, DRIVER_KEYS.get(key, ""), value, notes)
     _apply_driver_flags(flags.driver or [], values, problems, notes)
     config = _convert(values, problems)
     if problems:
@@ -306,6 +310,16 @@ def _ulimit(item: str) -> tuple[str, dict[str, Any]]:
     return name, {"Name": name, "Soft": int(soft), "Hard": int(hard or soft)}
 
 
+def _drop_choice(values: dict[str, Any], kind: str, name: Any, notes: list[str]) -> None:
+    """A flag with Docker's name has chosen: what the file's ``drivers`` says of that kind goes."""
+    drivers = dict(values.get("drivers") or {})
+    ours = drivers.get(kind)
+    if ours is not None and (ours.get("name", "") if isinstance(ours, dict) else ours) != name:
+        notes.append(f"drivers.{kind}: the flag's {name!r} is used, not {ours!r}")
+        del drivers[kind]
+        values["drivers"] = drivers
+
+
 def _apply_driver_flags(
     flags: Sequence[str], values: dict[str, Any], problems: list[str], notes: list[str]
 ) -> None:
@@ -329,8 +343,9 @@ def _apply_driver_flags(
         if kind in drivers:
             notes.append(f"drivers.{kind}: the flag's {name!r} is used, not {drivers[kind]!r}")
         drivers[kind] = {"name": name, "options": parsed}
-        if kind == Kind.STORAGE.value:
-            values.pop("storage-driver", None)
+        for key, chosen_kind in DRIVER_KEYS.items():
+            if chosen_kind == kind and values.get(key, name) != name:
+                notes.append(f"{key}: the flag's {name!r} is used, not {values.pop(key)!r}")
     if security:
         drivers[Kind.SECURITY.value] = security
     if drivers:
@@ -378,8 +393,7 @@ def _convert(values: Mapping[str, Any], problems: list[str]) -> Config:
         if kind not in {k.value for k in Kind}:
             nearest = _nearest(kind, [k.value for k in Kind])
             problems.append(f"drivers: unknown kind {kind!r}{nearest}")
-    for key, kind in (("storage-driver", "storage"), ("log-driver", "logging"),
-                      ("default-runtime", "runtime")):  # fmt: skip
+    for key, kind in DRIVER_KEYS.items():
         ours = drivers.get(kind)
         name = ours.get("name") if isinstance(ours, dict) else ours
         if values.get(key) and name and values[key] != name:

@@ -35,6 +35,14 @@ def bad(*bodies: Any) -> list[Step]:
     ]
 
 
+def hosted(settings: dict[str, Any]) -> dict[str, Any]:
+    return {"Image": "compare", "HostConfig": settings}
+
+
+def endpoint(network: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"Image": "compare", "NetworkingConfig": {"EndpointsConfig": {network: settings}}}
+
+
 LISTED = ((r"\b[A-Z][a-z]{2} +\d+ +[\d:]+", "<time>"),)
 PIDS = ((r"\b\d+\b", "<n>"),)
 SLEEP = "sleep 1000"
@@ -69,9 +77,11 @@ case(
 case(
     "run-inside",
     docker("run --rm compare sh -c 'id; umask; pwd; ulimit -n; cat /proc/self/oom_score_adj'"),
-    docker("run --rm compare grep -E '^(Cap|NoNewPrivs|Seccomp:|Sig(Blk|Ign|Cgt)|Groups)' /proc/self/status"),
+    docker("run --rm compare grep -E '^(Cap|NoNewPrivs|Seccomp:|Sig(Blk|Ign|Cgt)|Groups)' "
+           "/proc/self/status"),
     docker("run --rm compare sh -c 'ls -l /dev; ls -l /proc/self/fd | wc -l'", rules=LISTED),
-    docker("run --rm compare sh -c 'cut -d\" \" -f2-4 /proc/mounts | sed s/,lowerdir.*//'"),
+    docker("run --rm compare sh -c 'cut -d\" \" -f2-4 /proc/mounts | sed s/,lowerdir.*// "
+           "| grep -vE \"cgroup|^/etc\"'", lines=True),
     docker("run --rm compare sh -c 'cat /proc/timer_list; ls /proc/scsi; ls /sys/firmware'"),
     docker("run --rm compare sh -c 'echo 1 > /proc/sys/kernel/panic; mkdir /sys/x'"),
     docker("run --rm compare mount -t tmpfs x /tmp"),
@@ -102,7 +112,8 @@ case(
     terminal("run --rm -it --name cmp-a compare",
              ("/ # ", "echo $COLOUR $TERM; tty\n"), ("/ # ", "stty size\n"), ("/ # ", "exit 5\n")),
     terminal("run -it --name cmp-b compare cat", ("", "abc\n"), ("abc\r\nabc", "\x04")),
-    terminal("run -it --name cmp-c compare sh -c 'trap \"exit 9\" INT; echo ready; read x'", ("ready", "\x03")),
+    terminal("run -it --name cmp-c compare sh -c 'trap \"exit 9\" INT; echo ready; read x'",
+             ("ready", "\x03")),
     terminal("run -it --name cmp-d compare sh", ("/ # ", "\x10\x11")),
     docker("inspect -f '{{.State.Status}} {{.Config.Tty}} {{.Config.OpenStdin}}' cmp-d"),
     terminal("attach cmp-d", ("", "echo back\n"), ("back\r\n", "exit\n")),
@@ -153,7 +164,8 @@ case(
 
 case(
     "ps",
-    quiet(f"run -d --name cmp-a -l who=me -p 127.0.0.1:18472:80 -p 18473-18474:90-91/udp compare {SLEEP}"),
+    quiet("run -d --name cmp-a -l who=me -p 127.0.0.1:18472:80 -p 18473-18474:90-91/udp "
+          f"compare {SLEEP}"),
     quiet("run --name cmp-b -l who=you compare true"),
     quiet("create --name cmp-c -v cmp-vol:/data compare a very long command line that is cut off"),
     quiet("run -d --name cmp-d --expose 99 compare sh -c 'exit 3'"),
@@ -164,7 +176,9 @@ case(
     docker("ps -aq"),
     docker("ps -n 1"),
     docker("ps -l --format '{{.Names}}'"),
-    docker("ps -a --format '{{.Names}}|{{.Image}}|{{.Command}}|{{.Status}}|{{.Ports}}|{{.Labels}}|{{.Mounts}}|{{.Networks}}|{{.State}}|{{.LocalVolumes}}|{{.RunningFor}}'"),
+    docker("ps -a --format '{{.Names}}|{{.Image}}|{{.Command}}|{{.Status}}|"
+           "{{.Ports}}|{{.Labels}}|{{.Mounts}}|{{.Networks}}|{{.State}}|"
+           "{{.LocalVolumes}}|{{.RunningFor}}'"),
     data("ps -a --format json"),
     docker("ps -as --format '{{.Names}} {{.Size}}'"),
     docker("ps -a --filter status=created --format '{{.Names}}'"),
@@ -203,7 +217,8 @@ case(
     quiet("volume create cmp-vol"),
     quiet("create --name cmp-plain compare"),
     quiet(
-        "create --name cmp-full -it --init --read-only --privileged -u 1:2 -w /var -h box --domainname d.e "
+        "create --name cmp-full -it --init --read-only --privileged -u 1:2 -w /var -h box "
+        "--domainname d.e "
         "-e X=1 -l a=b --entrypoint /bin/sh -p 127.0.0.1:18475:80 -p 443 --expose 99/udp -P "
         "-v cmp-vol:/v:ro -v /usr:/host:ro,rslave -v /anon --tmpfs /t:size=1m "
         "--mount type=volume,dst=/w --mount type=tmpfs,dst=/u,tmpfs-size=4096 "
@@ -248,7 +263,8 @@ case(
 
 case(
     "logs",
-    quiet("run --name cmp-a compare sh -c 'for i in 1 2 3 4 5; do echo line $i; done; echo oops >&2'"),
+    quiet("run --name cmp-a compare "
+          "sh -c 'for i in 1 2 3 4 5; do echo line $i; done; sleep 0.1; echo oops >&2'"),
     docker("logs cmp-a"),
     docker("logs --tail 2 cmp-a"),
     docker("logs --tail 0 cmp-a"),
@@ -278,7 +294,6 @@ case(
     docker("create --name cmp-f --log-driver nonsense compare"),
     docker("create --name cmp-f --log-opt nonsense=1 compare"),
     docker("create --name cmp-f --log-opt max-size=many compare"),
-    docker("run --rm --name cmp-g -l a=b -e C=d --log-opt labels=a --log-opt env=C compare echo hi"),
     quiet("run --name cmp-h -l a=b -e C=d --log-opt labels=a --log-opt env=C compare echo hi"),
     docker("logs --details cmp-h"),
     api("GET", "/containers/cmp-a/logs"),
@@ -379,12 +394,13 @@ case(
     background("wait", "wait cmp-a"),
     docker("stop cmp-a"),
     finish("wait"),
-    docker("inspect -f '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Error}}' cmp-a"),
+    docker("inspect -f '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}} "
+           "{{.State.Error}}' cmp-a"),
     quiet(f"run -d --name cmp-b compare {SLEEP}"),
     docker("kill -s TERM cmp-b"),
     docker("stop -t 0 cmp-b"),
     docker("wait cmp-b"),
-    quiet(f"run -d --name cmp-c --stop-signal USR1 compare sh -c 'trap \"exit 8\" USR1; echo ready; while :; do sleep 0.05; done'"),
+    quiet(f"run -d --name cmp-c --stop-signal USR1 compare {MEEK}".replace(" TERM;", " USR1;")),
     settle("logs cmp-c", "ready"),
     docker("stop cmp-c"),
     docker("wait cmp-c"),
@@ -431,6 +447,7 @@ case(
     docker("container prune -f"),
 )  # fmt: skip
 
+SINCE = "events --since {t0} --until {now}"
 case(
     "events",
     quiet("create --name cmp-a -l k=v compare sleep 1000"),
@@ -453,29 +470,36 @@ case(
     quiet("volume rm cmp-v"),
     quiet("tag compare cmp-image:1"),
     quiet("rmi cmp-image:1"),
-    docker("events --since {t0} --until {now} --filter type=container"),
-    data("events --since {t0} --until {now} --filter type=container --format '{{json .}}'"),
-    docker("events --since {t0} --until {now} --filter type=network --format '{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}'"),
-    docker("events --since {t0} --until {now} --filter type=volume --filter type=image"),
-    docker("events --since {t0} --until {now} --filter event=die --format '{{.Action}} {{.Actor.Attributes.exitCode}}'"),
-    docker("events --since {t0} --until {now} --filter container=cmp-c --format '{{.Action}}'"),
-    docker("events --since {t0} --until {now} --filter label=k=v --filter event=start --format '{{.Action}}'"),
-    docker("events --since {t0} --until {now} --filter image=compare --filter event=create --format '{{.Action}}'"),
-    docker("events --since {t0} --until {now} --filter nonsense=x"),
-    docker("events --since {t0} --until {now} --filter type=nonsense"),
+    # Whether `stop` or `die` is told first is a race in dockerd.
+    docker(f"{SINCE} --filter type=container", lines=True),
+    data(f"{SINCE} --format '{{{{json .}}}}' --filter type=container " + " ".join(
+        f"--filter event={event}"
+        for event in ("create", "start", "pause", "rename", "kill", "die", "exec_die", "destroy")
+    )),
+    docker(f"{SINCE} --filter type=network --format "
+           "'{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}}'"),
+    docker(f"{SINCE} --filter type=volume --filter type=image"),
+    docker(f"{SINCE} --filter event=die --format '{{{{.Actor.Attributes.exitCode}}}}'"),
+    docker(f"{SINCE} --filter container=cmp-c --format '{{{{.Action}}}}'"),
+    docker(f"{SINCE} --filter label=k=v --filter event=start --format '{{{{.Action}}}}'"),
+    docker(f"{SINCE} --filter image=compare --filter event=create --format '{{{{.Action}}}}'"),
+    docker(f"{SINCE} --filter nonsense=x --filter event=rename"),
+    docker(f"{SINCE} --filter type=nonsense"),
     docker("events --since nonsense --until {now}"),
 )  # fmt: skip
 
 case(
     "events-live",
-    background("live", "events --filter event=start --filter container=cmp-a --format '{{.Type}} {{.Action}} {{.Actor.Attributes.name}}' --until {soon}"),
+    background("live", "events --since {t0} --filter event=start --filter container=cmp-a "
+               "--until {soon} --format '{{.Type}} {{.Action}} {{.Actor.Attributes.name}}'"),
     quiet("run --name cmp-a compare true"),
     finish("live"),
 )  # fmt: skip
 
 case(
     "diff",
-    quiet("run --name cmp-a compare sh -c 'mkdir /new; echo > /new/file; rm /etc/group; echo >> /etc/passwd'"),
+    quiet("run --name cmp-a compare "
+          "sh -c 'mkdir /new; echo > /new/file; rm /etc/group; echo >> /etc/passwd'"),
     docker("diff cmp-a", lines=True),
     docker("diff missing"),
     api("GET", "/containers/cmp-a/changes"),
@@ -591,45 +615,45 @@ case(
         {"Image": "compare", "Healthcheck": {"Interval": 1}},
         {"Image": "compare", "Healthcheck": {"Test": ["NONSENSE"]}},
         {"Image": "compare", "HostConfig": 5},
-        {"Image": "compare", "HostConfig": {"Memory": "64m"}},
-        {"Image": "compare", "HostConfig": {"Memory": 1}},
-        {"Image": "compare", "HostConfig": {"Memory": -1}},
-        {"Image": "compare", "HostConfig": {"NanoCpus": 1}},
-        {"Image": "compare", "HostConfig": {"NanoCpus": 10**15}},
-        {"Image": "compare", "HostConfig": {"Binds": ["/a"]}},
-        {"Image": "compare", "HostConfig": {"Binds": ["/a:/b:ro,rw"]}},
-        {"Image": "compare", "HostConfig": {"Binds": ["/a:relative"]}},
-        {"Image": "compare", "HostConfig": {"Mounts": [{"Type": "nonsense", "Target": "/x"}]}},
-        {"Image": "compare", "HostConfig": {"Mounts": [{"Type": "bind", "Target": "/x"}]}},
-        {"Image": "compare", "HostConfig": {"Mounts": [{"Type": "bind", "Source": "/missing", "Target": "/x"}]}},
-        {"Image": "compare", "HostConfig": {"Mounts": [{"Type": "volume", "Target": ""}]}},
-        {"Image": "compare", "HostConfig": {"Mounts": [{"Type": "tmpfs", "Source": "a", "Target": "/x"}]}},
-        {"Image": "compare", "HostConfig": {"RestartPolicy": {"Name": "nonsense"}}},
-        {"Image": "compare", "HostConfig": {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 1}}},
-        {"Image": "compare", "HostConfig": {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": -1}}},
-        {"Image": "compare", "HostConfig": {"RestartPolicy": {"Name": "always"}, "AutoRemove": True}},
-        {"Image": "compare", "HostConfig": {"NetworkMode": "nonsense"}},
-        {"Image": "compare", "HostConfig": {"IpcMode": "nonsense"}},
-        {"Image": "compare", "HostConfig": {"PidMode": "nonsense"}},
-        {"Image": "compare", "HostConfig": {"UTSMode": "nonsense"}},
-        {"Image": "compare", "HostConfig": {"UsernsMode": "nonsense"}},
-        {"Image": "compare", "HostConfig": {"CgroupnsMode": "nonsense"}},
-        {"Image": "compare", "HostConfig": {"Isolation": "nonsense"}},
-        {"Image": "compare", "HostConfig": {"LogConfig": {"Type": "nonsense"}}},
-        {"Image": "compare", "HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "x"}]}}},
-        {"Image": "compare", "HostConfig": {"PortBindings": {"x": [{"HostPort": "1"}]}}},
-        {"Image": "compare", "HostConfig": {"Runtime": "nonsense"}},
-        {"Image": "compare", "HostConfig": {"ConsoleSize": [1]}},
-        {"Image": "compare", "HostConfig": {"Ulimits": [{"Name": "nonsense"}]}},
-        {"Image": "compare", "HostConfig": {"ExtraHosts": ["nonsense"]}},
-        {"Image": "compare", "HostConfig": {"Dns": ["nonsense"]}},
-        {"Image": "compare", "HostConfig": {"Links": [":"]}},
-        {"Image": "compare", "HostConfig": {"ShmSize": -1}},
-        {"Image": "compare", "HostConfig": {"OomScoreAdj": 5000}},
-        {"Image": "compare", "HostConfig": {"PidsLimit": -5}},
-        {"Image": "compare", "HostConfig": {"StorageOpt": {"size": "x"}}},
-        {"Image": "compare", "NetworkingConfig": {"EndpointsConfig": {"missing": {}}}},
-        {"Image": "compare", "NetworkingConfig": {"EndpointsConfig": {"bridge": {"IPAMConfig": {"IPv4Address": "x"}}}}},
+        hosted({"Memory": "64m"}),
+        hosted({"Memory": 1}),
+        hosted({"Memory": -1}),
+        hosted({"NanoCpus": 1}),
+        hosted({"NanoCpus": 10**15}),
+        hosted({"Binds": ["/a"]}),
+        hosted({"Binds": ["/a:/b:ro,rw"]}),
+        hosted({"Binds": ["/a:relative"]}),
+        hosted({"Mounts": [{"Type": "nonsense", "Target": "/x"}]}),
+        hosted({"Mounts": [{"Type": "bind", "Target": "/x"}]}),
+        hosted({"Mounts": [{"Type": "bind", "Source": "/missing", "Target": "/x"}]}),
+        hosted({"Mounts": [{"Type": "volume", "Target": ""}]}),
+        hosted({"Mounts": [{"Type": "tmpfs", "Source": "a", "Target": "/x"}]}),
+        hosted({"RestartPolicy": {"Name": "nonsense"}}),
+        hosted({"RestartPolicy": {"Name": "always", "MaximumRetryCount": 1}}),
+        hosted({"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": -1}}),
+        hosted({"RestartPolicy": {"Name": "always"}, "AutoRemove": True}),
+        hosted({"NetworkMode": "nonsense"}),
+        hosted({"IpcMode": "nonsense"}),
+        hosted({"PidMode": "nonsense"}),
+        hosted({"UTSMode": "nonsense"}),
+        hosted({"UsernsMode": "nonsense"}),
+        hosted({"CgroupnsMode": "nonsense"}),
+        hosted({"Isolation": "nonsense"}),
+        hosted({"LogConfig": {"Type": "nonsense"}}),
+        hosted({"PortBindings": {"80/tcp": [{"HostPort": "x"}]}}),
+        hosted({"PortBindings": {"x": [{"HostPort": "1"}]}}),
+        hosted({"Runtime": "nonsense"}),
+        hosted({"ConsoleSize": [1]}),
+        hosted({"Ulimits": [{"Name": "nonsense"}]}),
+        hosted({"ExtraHosts": ["nonsense"]}),
+        hosted({"Dns": ["nonsense"]}),
+        hosted({"Links": [":"]}),
+        hosted({"ShmSize": -1}),
+        hosted({"OomScoreAdj": 5000}),
+        hosted({"PidsLimit": -5}),
+        hosted({"StorageOpt": {"size": "x"}}),
+        endpoint("missing", {}),
+        endpoint("bridge", {"IPAMConfig": {"IPv4Address": "x"}}),
         {"Image": "compare", "Nonsense": 1, "Cmd": ["true"]},
     ),
     api("POST", "/containers/create?name=a%20b", {"Image": "compare"}),
@@ -699,7 +723,8 @@ case(
     quiet("create --name cmp-a compare"),
     docker("export -o {dir}/tree.tar cmp-a"),
     docker("import {dir}/tree.tar cmp-i:1"),
-    docker("import -c 'ENTRYPOINT [\"echo\"]' -c 'LABEL a=b' -c 'USER 5' -c 'EXPOSE 80' -c 'WORKDIR /w' -c 'VOLUME /v' -m said {dir}/tree.tar cmp-i:2"),
+    docker("import -c 'ENTRYPOINT [\"echo\"]' -c 'LABEL a=b' -c 'USER 5' -c 'EXPOSE 80' "
+           "-c 'WORKDIR /w' -c 'VOLUME /v' -m said {dir}/tree.tar cmp-i:2"),
     docker("import -c 'NONSENSE x' {dir}/tree.tar cmp-i:3"),
     docker("import -c 'RUN x' {dir}/tree.tar cmp-i:3"),
     docker("import {dir}/missing.tar cmp-i:3"),
@@ -716,7 +741,7 @@ case(
     docker("run --rm cmp-loaded:1 hi"),
     data("image inspect cmp-loaded:1"),
     docker("history cmp-loaded:1"),
-    docker("images cmp-i"),
+    docker("images cmp-i", lines=True),
     docker("history cmp-i:2"),
     docker("rmi cmp-i:1 cmp-i:2 cmp-loaded:1"),
 )  # fmt: skip

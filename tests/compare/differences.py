@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import tomllib
@@ -24,6 +25,11 @@ class Difference:
     ours: str
 
     def __str__(self) -> str:
+        if "\n" in self.peer.strip() and "\n" in self.ours.strip():
+            lines = difflib.unified_diff(
+                self.peer.splitlines(), self.ours.splitlines(), "dockerd", "pyengine", "", "", 1, ""
+            )
+            return "\n    ".join((f"[{self.case}] {self.at}", *lines))
         return f"[{self.case}] {self.at}\n    dockerd: {self.peer}\n    pyengine: {self.ours}"
 
 

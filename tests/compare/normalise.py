@@ -1,4 +1,4 @@
-"""What a comparison overlooks: ids, times, addresses and sizes, and where an engine keeps its files.
+"""What a comparison overlooks: ids, times, addresses, sizes, and where an engine keeps its files.
 
 Anything else that differs needs a line in accepted.toml.
 """
@@ -19,6 +19,7 @@ _RULES = tuple(
         (r"\b(?!0001-)\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "<time>"),
         (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? [+-]\d{4} [A-Z]+", "<time>"),
         (rf"\b{_AGE}( ago)?", r"<age>\1"),
+        (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "<id>"),
         (r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", "<id>"),
         (r"(?<![0-9a-f])[0-9a-f]{12}(?![0-9a-f])", "<short id>"),
         (r"\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b", "<mac>"),
@@ -37,8 +38,8 @@ _SIZES = {"Size", "SizeRw", "SizeRootFs", "VirtualSize", "SharedSize", "LayersSi
 _TIMES = {"Created", "time", "timeNano"}
 _ZERO = (0, -1, "", None)
 
-#: `-v` comes from the CLI in the order of a Go map.
-_UNORDERED = {"Binds"}
+#: They come in the order of a Go map: `-v` from the CLI, the registries from dockerd.
+_UNORDERED = {"Binds", "InsecureRegistryCIDRs"}
 
 #: Lists in which an engine promises no order, by the key that tells their members apart.
 _KEYED = {

@@ -3,8 +3,8 @@
     python -m tests.compare.record --host unix:///run/peer/docker.sock [--pid PID] [CASE...]
 
 It works with containers, networks, volumes and images whose names begin with `cmp-` and an image
-`compare`, and removes them; use a dockerd without others, since `ps`, `images` and `info` are compared
-too. `--pid` is dockerd's, for published ports, if it has a network namespace of its own.
+`compare`, and removes them; use a dockerd without others, since `ps`, `images` and `info` are
+compared too. `--pid` is dockerd's, for published ports, if it has a network namespace of its own.
 """
 
 from __future__ import annotations

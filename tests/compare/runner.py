@@ -190,7 +190,6 @@ def run(case: Case, target: Target) -> Answers:
                 line = line.replace("{soon}", f"{time.time() + 2:.9f}")
                 if "{image}" in line:
                     line = line.replace("{image}", str(image_archive(Path(directory) / "i.tar")))
-                line = line.replace("{now}", f"{time.time():.9f}")
                 answer = _step(step, line, target, jobs)
                 if answer is None:
                     lines[step.name] = step.line
@@ -200,9 +199,10 @@ def run(case: Case, target: Target) -> Answers:
                 while label in answers:
                     label = f"{label.partition(' #')[0]} #{number}"
                     number += 1
+                answer = _normalised(answer, step, places)
                 if step.lines:
                     answer["stdout"] = "\n".join(sorted(answer["stdout"].splitlines()))
-                answers[label] = _normalised(answer, step, places)
+                answers[label] = answer
         finally:
             for job in jobs.values():
                 job.kill()
@@ -252,7 +252,7 @@ def _step(
     if step.kind == "settle":
         deadline = time.monotonic() + PATIENCE
         while True:
-            done = target.command(*arguments)
+            done = target.command(*_now(arguments))
             if re.search(step.until, done.stdout + done.stderr):
                 return None
             if time.monotonic() > deadline:
@@ -270,13 +270,17 @@ def _step(
             check=False,
         )
     else:
-        done = target.command(*arguments, stdin=step.stdin)
+        done = target.command(*_now(arguments), stdin=step.stdin)
     answer: Answers = {"exit": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
     if step.json:
         with contextlib.suppress(ValueError):
             answer["json"] = _decoded(done.stdout)
             del answer["stdout"]
     return answer
+
+
+def _now(arguments: list[str]) -> list[str]:
+    return [argument.replace("{now}", f"{time.time():.9f}") for argument in arguments]
 
 
 def _api(step: Step, line: str, target: Target) -> Answers:
@@ -306,13 +310,11 @@ def _terminal(step: Step, arguments: list[str], target: Target) -> Answers:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     job = subprocess.Popen(
-        [target.docker, *arguments],
+        ["setsid", "--ctty", "--wait", target.docker, *arguments],
         stdin=follower,
         stdout=follower,
         stderr=follower,
         env=target.environment,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(follower)
     shown = b""

@@ -26,9 +26,7 @@ _compared: set[str] = set()
 
 
 @pytest.fixture(scope="module")
-def ours(
-    tmp_path_factory: pytest.TempPathFactory, docker_binary: str
-) -> Iterator[runner.Target]:
+def ours(tmp_path_factory: pytest.TempPathFactory, docker_binary: str) -> Iterator[runner.Target]:
     engine = EngineProcess(Path(tmp_path_factory.mktemp("compare")), docker_binary)
     engine.start()
     try:

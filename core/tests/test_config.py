@@ -118,7 +118,8 @@ def test_a_flag_beats_the_file_and_a_note_says_so(read: Load, file: Path) -> Non
 def test_flags_in_all_forms(read: Load) -> None:
     loaded = read(
         {}, "-H", "unix:///a", "-H", "tcp://127.0.0.1:1", "-D", "--iptables=false",
-        "--label", "a=b", "--log-opt", "max-size=1m", "--log-opt", "max-file=2", "-s", "vfs", "--dns-opt", "ndots:1",
+        "--label", "a=b", "--log-opt", "max-size=1m", "--log-opt", "max-file=2", "-s", "vfs",
+        "--dns-opt", "ndots:1",
         "--default-address-pool", "base=10.0.0.0/8,size=24", "--default-ulimit", "nofile=1:2",
         "--default-ulimit", "core=0", "-p", "/x.pid", "-l", "warn", "--live-restore",
     ).config  # fmt: skip

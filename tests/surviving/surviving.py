@@ -42,6 +42,10 @@ def shim_of(id: str) -> int:
     raise AssertionError(f"no shim of {id[:12]}")
 
 
+def has_shim(id: str) -> bool:
+    return any(command.startswith(f"pyengine-shim {id}") for _, command in _commands())
+
+
 def kill(*pids: int) -> None:
     """SIGKILL, and wait until they are no more than zombies."""
     for pid in pids:

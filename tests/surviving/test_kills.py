@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 from harness import EngineProcess, cgroups_named, leftovers
-from surviving import COUNTER, alive, assert_no_gap, counted, kill, shim_of, until, zygote_of
+from surviving import (
+    COUNTER,
+    alive,
+    assert_no_gap,
+    counted,
+    has_shim,
+    kill,
+    shim_of,
+    until,
+    zygote_of,
+)
 
 KILLS = ("daemon", "zygote", "daemon and zygote")
 
@@ -236,6 +246,20 @@ def test_a_run_that_was_answered_is_never_taken_back(engine: EngineProcess) -> N
         assert engine.inspect(id)["State"]["Running"]
         assert engine.out("exec", id, "ip", "-o", "-4", "addr", "show", "eth0") != ""
         engine.docker("rm", "-f", id)
+
+
+def test_a_short_run_that_was_answered_is_remembered(engine: EngineProcess) -> None:
+    body = {"Image": "busybox", "Cmd": ["sh", "-c", "exit 5"]}
+    for _ in range(3):
+        id = engine.api("POST", "/v1.45/containers/create", body)[1]["Id"]
+        assert engine.api("POST", f"/v1.45/containers/{id}/start")[0] == 204
+        engine.kill()
+        until(lambda id=id: not has_shim(id), "its shim's end")
+        engine.start()
+        state = engine.inspect(id)["State"]
+        assert (state["Status"], state["ExitCode"], state["Error"]) == ("exited", 5, "")
+        assert state["StartedAt"] < state["FinishedAt"]
+        engine.docker("rm", id)
 
 
 def test_containers_are_started_and_removed_while_zygotes_die(engine: EngineProcess) -> None:

@@ -18,7 +18,7 @@ def neighbour(
     engine: EngineProcess, tmp_path: Path, docker_binary: str, busybox: Path
 ) -> Iterator[EngineProcess]:
     """A second engine with roots of its own in the first one's network namespace."""
-    second = EngineProcess(tmp_path, docker_binary, "--bip", "172.31.0.1/16")
+    second = EngineProcess(tmp_path, docker_binary)
     own, second.namespace = second.namespace, engine.namespace
     try:
         second.start()

@@ -11,6 +11,8 @@ from pyengine.errors import InvalidParameter
 
 Filters = Mapping[str, Sequence[str]]
 
+_PORTS = re.compile(r"\d+(-\d+)?(/(tcp|udp|sctp))?")
+
 KNOWN = frozenset(
     {"ancestor", "before", "expose", "exited", "health", "id", "isolation", "is-task", "label"}
     | {"name", "network", "publish", "since", "status", "volume"}
@@ -45,6 +47,10 @@ def select(
     for health in filters.get("health", ()):
         if health not in HEALTH:
             raise InvalidParameter(f"unrecognized filter value for health: {health}")
+    for name in ("publish", "expose"):
+        for port in filters.get(name, ()):
+            if not _PORTS.fullmatch(port):
+                raise InvalidParameter(f"invalid filter '{name}={port}'")
     images = {image_of(ref) for ref in filters.get("ancestor", ())}
     before = [timestamps.parse(find(ref).created) for ref in filters.get("before", ())]
     since = [timestamps.parse(find(ref).created) for ref in filters.get("since", ())]

@@ -22,7 +22,10 @@ async def top(pids: Sequence[int], ps_args: str) -> tuple[list[str], list[list[s
     for match in _RENAMES.finditer(ps_args):
         if match.group(1) != "pid":
             raise InvalidParameter(f'specifying "{match.group(0).strip()}" is not allowed')
-    arguments = shlex.split(ps_args or DEFAULT)
+    try:
+        arguments = shlex.split(ps_args or DEFAULT)
+    except ValueError as error:
+        raise InvalidParameter(f"bad arguments for ps: {ps_args}", str(error)) from None
     code, output, errors = await _run("ps", *arguments)
     if code != 0:
         first, *_ = errors.strip().splitlines() or [f"exit {code}"]

@@ -41,7 +41,7 @@ lint: install
 test: install
 	@tools/system-packages $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory lint
-	@$(VENV)/bin/python -m pytest -q -m "not vm" core plugins tests
+	@$(VENV)/bin/python -m pytest -q -m "not vm" core plugins bench tests
 
 test-vm: install
 	@tools/system-packages $(TEST_PACKAGES) $(shell cat tests/vm/requirements.apt)

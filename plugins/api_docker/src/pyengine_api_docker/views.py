@@ -25,6 +25,7 @@ from pyengine.engine.model import (
     State,
     Status,
 )
+from pyengine.engine.networks import clear
 from pyengine_api_docker.durations import human
 
 Body = dict[str, Any]
@@ -117,6 +118,15 @@ def mount_point(mount: MountPoint) -> Body:
     return body
 
 
+def _present(container: Container, settings: EndpointSettings) -> EndpointSettings:
+    """Addresses of a container that has ended are given back a moment later; they are not shown."""
+    if container.state.status is not Status.EXITED:
+        return settings
+    shown = msgspec.structs.replace(settings)
+    clear(shown)
+    return shown
+
+
 def endpoint(settings: EndpointSettings, version: int) -> Body:
     body: Body = msgspec.to_builtins(settings)
     if version < 48:
@@ -179,7 +189,7 @@ def inspect_networks(container: Container, version: int) -> Body:
     """Before 1.45 ``Aliases`` also held the short id, and the host name if it was another."""
     networks = {}
     for name, settings in container.networks.items():
-        body = endpoint(settings, version)
+        body = endpoint(_present(container, settings), version)
         if version < 45 and name not in _NOT_USER_DEFINED:
             more = (container.id[:12], container.config.hostname)
             body["Aliases"] = list(dict.fromkeys([*(body["Aliases"] or ()), *more]))
@@ -303,7 +313,7 @@ def summary(
         "HostConfig": host,
         "NetworkSettings": {
             "Networks": {
-                name: _endpoint_summary(settings, version)
+                name: _endpoint_summary(_present(container, settings), version)
                 for name, settings in container.networks.items()
             }
         },

@@ -37,7 +37,7 @@ class Rehearsing(Driver):
 
     def rehearse(self, directory: Path) -> None:
         self.seen.append(os.listdir(directory))
-        (directory / "below").mkdir()
+        (directory / "below").mkdir(exist_ok=True)
         (directory / "below" / "file").touch()
 
 
@@ -47,11 +47,11 @@ class Failing(Rehearsing):
         raise RuntimeError("no rehearsal")
 
 
-def test_drivers_have_an_empty_directory_each_time_and_may_fail(tmp_path):
+def test_drivers_begin_with_an_empty_directory_and_may_fail(tmp_path):
     failing, good = Failing(), Rehearsing()
     rehearsal.rehearse([failing, good], str(tmp_path / "r"))
     assert failing.seen == [[]]
-    assert good.seen == [[]] * rehearsal.ROUNDS
+    assert good.seen == [[]] + [["below"]] * (rehearsal.ROUNDS - 1)
     assert not (tmp_path / "r").exists()
 
 

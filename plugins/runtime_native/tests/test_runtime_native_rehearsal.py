@@ -14,6 +14,7 @@ def test_it_runs_through_and_keeps_nothing_open(tmp_path):
     driver = NativeRuntime(context)
     before = os.listdir("/proc/self/fd")
     driver.rehearse(tmp_path)
+    driver.rehearse(tmp_path)
     assert os.listdir("/proc/self/fd") == before
     assert not os.listdir(tmp_path / "run")
     assert not os.path.lexists("/no/run")

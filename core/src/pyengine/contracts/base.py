@@ -114,10 +114,10 @@ class Driver(ABC):
     def rehearse(self, directory: Path) -> None:
         """Run, without a container, what this driver does in every container's shim.
 
-        Only drivers that live in shims are asked. Called some twenty times in the process that
-        shims are forked from: what the interpreter adapts and caches there is shared by all shims,
-        and costs each of them memory otherwise. ``directory`` is empty and goes afterwards;
-        nothing else is touched, started or kept open. What it raises is ignored.
+        Only drivers that live in shims are asked. Called some ten times in the process that shims
+        are forked from: what the interpreter adapts and caches there is shared by all shims, and
+        costs each of them memory otherwise. ``directory`` is empty at the first call and goes after
+        the last; nothing else is touched, started or kept open. What it raises ends it, no more.
         """
 
     def close(self) -> None:

@@ -34,8 +34,8 @@ from pyengine.supervisor.protocol import Type
 from pyengine.supervisor.records import ExecOrder, Launch
 from pyengine.supervisor.shim import Shim, read_launch
 
-#: A function's instructions are adapted after 8 calls, and settle in the 16 after those.
-ROUNDS = 24
+#: A function's instructions are adapted after 8 calls.
+ROUNDS = 10
 
 #: Objects that fill the gaps between others, for as long as the process lives.
 _fillers: list[object] = []
@@ -82,10 +82,10 @@ def rehearse(drivers: Iterable[Driver], directory: str) -> None:
     set_role("rehearsal")
     try:
         for driver in (None, *drivers):
+            _remove(directory)
             try:
+                os.makedirs(directory, mode=0o700)
                 for _ in range(ROUNDS):
-                    _remove(directory)
-                    os.makedirs(directory, mode=0o700)
                     if driver is None:
                         play(directory)
                     else:

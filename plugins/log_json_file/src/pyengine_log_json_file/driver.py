@@ -36,13 +36,12 @@ class JsonFileDriver(LoggingDriver):
         return JsonFileWriter(path, parse({**self.context.options, **options}), attributes)
 
     def rehearse(self, directory: Path) -> None:
-        for _ in ("a new log", "one with records"):
-            writer = self.writer(directory / "log", {}, {})
-            writer.write(STDOUT, b"a line\n", 1)
-            writer.write(STDERR, 'two\n"quoted",\té, \x1b[0m lines\n'.encode(), 2)
-            writer.write(STDOUT, b"begun", 3)
-            writer.flush()
-            writer.close()
+        writer = self.writer(directory / "log", {}, {})
+        writer.write(STDOUT, b"a line\n", 1)
+        writer.write(STDERR, 'two\n"quoted",\té, \x1b[0m lines\n'.encode(), 2)
+        writer.write(STDOUT, b"begun", 3)
+        writer.flush()
+        writer.close()
 
     def reader(self, path: Path, options: Mapping[str, str], query: LogQuery) -> LogReader:
         # The shim never reads: this module must not bring the reader into the zygote.

@@ -36,6 +36,9 @@ def test_containers_end_in_their_own_way_or_are_killed(make: Make) -> None:
     engine = make("--shutdown-timeout", "2")
     polite = engine.out("run", "-d", "busybox", "sh", "-c", COUNTER)
     stubborn = engine.out("run", "-d", "busybox", "sh", "-c", "trap '' TERM; sleep 600")
+    endless = engine.out(
+        "run", "-d", "--stop-timeout", "-1", "busybox", "sh", "-c", "trap '' TERM; sleep 600"
+    )
     paused = engine.out("run", "-d", "--network", "none", "busybox", "sleep", "600")
     until(lambda: len(counted(engine.out("logs", polite))) > 20, "20 lines")
     engine.docker("pause", paused)
@@ -43,9 +46,9 @@ def test_containers_end_in_their_own_way_or_are_killed(make: Make) -> None:
     assert engine.stop() == 0
     assert 2 <= time.monotonic() - began < 5
     engine.start()
-    ids = (polite, stubborn, paused)
-    assert [engine.inspect(id)["State"]["Status"] for id in ids] == ["exited"] * 3
-    assert [engine.inspect(id)["State"]["ExitCode"] for id in ids] == [7, 137, 137]
+    ids = (polite, stubborn, endless, paused)
+    assert [engine.inspect(id)["State"]["Status"] for id in ids] == ["exited"] * 4
+    assert [engine.inspect(id)["State"]["ExitCode"] for id in ids] == [7, 137, 137, 137]
     assert_no_gap(engine.docker("logs", polite).stdout)
     engine.docker("rm", *ids)
 

@@ -27,7 +27,7 @@ from pyengine.engine.containers import Containers, Defaults
 from pyengine.engine.events import Events
 from pyengine.engine.execs import Execs
 from pyengine.engine.images import Images
-from pyengine.engine.lifecycle import Lifecycle
+from pyengine.engine.lifecycle import STOP_TIMEOUT, Lifecycle
 from pyengine.engine.model import Ulimit
 from pyengine.engine.networks import IpamConfig, Networks
 from pyengine.engine.portproxy import PublishedProxy
@@ -338,7 +338,10 @@ class Engine:
         try:
             manually = live.record.manually_stopped
             wanted = live.record.config.stop_timeout
-            await self.lifecycle.stop(live, min(wanted or 10, timeout))
+            if wanted is None:
+                wanted = STOP_TIMEOUT
+            # -1 is to wait for ever, which the end of the engine does not.
+            await self.lifecycle.stop(live, min(wanted, timeout) if wanted >= 0 else timeout)
             # The operator stopped the engine, not this container: its policy still holds.
             live.record.manually_stopped = manually
             if not live.removed:

@@ -172,7 +172,8 @@ def test_one_that_hangs_is_an_error_only_where_it_is_chosen(
     assert "hangs while it is imported" in str(lines[0]["reason"])
     began = time.monotonic()
     engine.start()
-    assert time.monotonic() - began < 5
+    # Its import was waited for once: nobody knows before how good it would have been.
+    assert time.monotonic() - began < 15
     engine.docker("import", str(busybox), "busybox")
     assert engine.out("run", "--rm", "-v", "/v", "busybox", "echo", "fine") == "fine"
 

@@ -36,8 +36,6 @@ from pyengine.errors import (
 log = logging.getLogger(__name__)
 
 IMPORT_DEADLINE = 10.0
-#: As long may one take that nobody asked for, while there are others.
-PATIENCE = 2.0
 PROBE_DEADLINE = 10.0
 
 #: How the packages of a kind are called, by convention: what to suggest when one is missing.
@@ -308,14 +306,7 @@ class Drivers:
         name = name or self.default(kind)
         instance = self._instances.get((kind, name))
         if instance is None:
-            if (kind, name) in self._broken:
-                raise self._broken[kind, name]
-            try:
-                driver = self.catalog.load(kind, name)
-            except DriverBroken as error:
-                self._broken[kind, name] = error
-                raise
-            instance = self._make(driver, name)
+            instance = self._make(self._load(kind, name), name)
             self._instances[kind, name] = instance
         return instance
 
@@ -342,6 +333,16 @@ class Drivers:
         own = choice.options if choice.name in ("", name) else {}
         return {**self._options.get((kind, name), {}), **own}
 
+    def _load(self, kind: Kind, name: str) -> type[Driver]:
+        """The class; one that is broken stays so, since waiting for one that hangs takes long."""
+        if (kind, name) in self._broken:
+            raise self._broken[kind, name]
+        try:
+            return self.catalog.load(kind, name)
+        except DriverBroken as error:
+            self._broken[kind, name] = error
+            raise
+
     def _make(self, driver: type[Driver], name: str) -> Driver:
         where = context(self.places, driver, self.options(driver.kind, name))
         label = f"{driver.kind.value} driver {name!r}"
@@ -358,17 +359,11 @@ class Drivers:
         raise DriverUnavailable(f"{label} is not available here", probe.reason, probe.help)
 
     def _best(self, kind: Kind) -> str:
-        try:
-            return self._best_within(kind, PATIENCE)
-        except DriverUnavailable:
-            return self._best_within(kind, IMPORT_DEADLINE)
-
-    def _best_within(self, kind: Kind, patience: float) -> str:
         candidates: list[tuple[int, str]] = []
         reasons: list[str] = []
         for name in self.catalog.names(kind):
             try:
-                driver = self.catalog.load(kind, name, patience)
+                driver = self._load(kind, name)
             except DriverBroken as error:
                 log.warning("%s", error.message())
                 reasons.append(f"{name}: {error.brief}")

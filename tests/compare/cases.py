@@ -44,10 +44,14 @@ def endpoint(network: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 LISTED = ((r"\b[A-Z][a-z]{2} +\d+ +[\d:]+", "<time>"),)
+TICKS = ((r"(tick\r?\n)+", "tick\n"),)
 PIDS = ((r"\b\d+\b", "<n>"),)
 SLEEP = "sleep 1000"
 #: Ends at once when it is told to, so that `stop` has not to wait.
 MEEK = "sh -c 'trap \"exit 7\" TERM; echo ready; while :; do sleep 0.05; done'"
+
+ECHO = "sh -c 'echo ready; exec cat'"
+TICK = "sh -c 'while :; do echo tick; sleep 0.1; done'"
 
 # -- running ---------------------------------------------------------------------------------------
 
@@ -110,13 +114,16 @@ case(
 case(
     "run-terminal",
     terminal("run --rm -it --name cmp-a compare",
-             ("/ # ", "echo $COLOUR $TERM; tty\n"), ("/ # ", "stty size\n"), ("/ # ", "exit 5\n")),
-    terminal("run -it --name cmp-b compare cat", ("", "abc\n"), ("abc\r\nabc", "\x04")),
+             ("/ # ", "echo $COLOUR $TERM; tty\n"), ("/ # ", "stty size\n"), ("/ # ", "exit 5\n"),
+             rules=((r"BusyBox v.*", "BusyBox"),)),
+    terminal(f"run -it --name cmp-b compare {ECHO}",
+             ("ready\r\n", "abc\n"), ("abc\r\nabc\r\n", "\x04")),
     terminal("run -it --name cmp-c compare sh -c 'trap \"exit 9\" INT; echo ready; read x'",
              ("ready", "\x03")),
-    terminal("run -it --name cmp-d compare sh", ("/ # ", "\x10\x11")),
+    terminal(f"run -it --name cmp-d compare {TICK}", ("tick", "\x10\x11"), rules=TICKS),
     docker("inspect -f '{{.State.Status}} {{.Config.Tty}} {{.Config.OpenStdin}}' cmp-d"),
-    terminal("attach cmp-d", ("", "echo back\n"), ("back\r\n", "exit\n")),
+    terminal("attach cmp-d", ("tick", "\x10\x11"), rules=TICKS),
+    terminal("attach --detach-keys ctrl-a,x cmp-d", ("tick", "\x01x"), rules=TICKS),
     docker("logs cmp-b"),
 )  # fmt: skip
 
@@ -827,8 +834,9 @@ case(
 
 case(
     "engine",
-    data("version --format '{{json .Server}}'"),
-    data("info --format '{{json .}}'"),
+    api("GET", "/version"),
+    api("GET", "/info"),
+    docker("version --format '{{.Client.APIVersion}} {{.Server.MinAPIVersion}} {{.Server.Os}}'"),
     docker("info --format '{{.Driver}} {{.LoggingDriver}} {{.CgroupDriver}} {{.ServerVersion}}'"),
     api("GET", "/_ping"),
     api("GET", "/nonsense"),

@@ -19,6 +19,7 @@ from tests.compare import differences, runner
 from tests.compare.cases import CASES
 from tests.harness import docker_cli
 
+#: A directory per major version of the docker CLI, since the CLI's own messages are compared too.
 RECORDED = Path(__file__).with_name("recorded")
 
 
@@ -40,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("cases", nargs="*")
     given = parser.parse_args(argv)
     target = peer(given.host, given.pid)
-    RECORDED.mkdir(exist_ok=True)
+    recorded = RECORDED / runner.cli_version(target.docker)
+    recorded.mkdir(parents=True, exist_ok=True)
     if not given.check:
         # A dockerd's package brings the init that `--init` puts into containers.
-        facts = runner.host_facts(target.docker) | {"init": True}
-        _write(RECORDED / "host.json", facts)
+        _write(recorded / "host.json", runner.host_facts() | {"init": True})
     changed = 0
     for case in CASES:
         if given.cases and case.name not in given.cases:
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{case.name}: {error}", file=sys.stderr)
             changed += 1
             continue
-        path = RECORDED / f"{case.name}.json"
+        path = recorded / f"{case.name}.json"
         if given.check:
             for difference in differences.between(case.name, json.loads(path.read_text()), answers):
                 print(difference)

@@ -162,17 +162,21 @@ def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(entry, io.BytesIO(content))
 
 
-def host_facts(docker: str) -> dict[str, Any]:
+def cli_version(docker: str) -> str:
+    """The major version of the docker CLI: its messages change with it."""
+    done = subprocess.run([docker, "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.removeprefix("Docker version ").partition(".")[0]
+
+
+def host_facts() -> dict[str, Any]:
     """What of the host shows in answers, so that recordings from another one can be read."""
-    version = subprocess.run([docker, "--version"], capture_output=True, text=True, check=False)
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     assert memory
     return {
         "cgroup": 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1,
         "apparmor": Path("/sys/kernel/security/apparmor").exists(),
-        "machine": [platform.release(), os.cpu_count(), int(memory[1])],
+        "machine": [platform.node(), platform.release(), os.cpu_count(), int(memory[1])],
         "init": any(map(shutil.which, ("docker-init", "tini", "tini-static"))),
-        "cli": version.stdout.strip().removeprefix("Docker version ").split(",")[0],
     }
 
 

@@ -61,9 +61,9 @@ def api(method: str, path: str, body: Any = None) -> Step:
     return Step("api", f"{method} {path}", body=body)
 
 
-def terminal(line: str, *script: tuple[str, str]) -> Step:
+def terminal(line: str, *script: tuple[str, str], rules: tuple[Rule, ...] = ()) -> Step:
     """A command on a pty: wait for the first of each pair, type the second; compare it all."""
-    return Step("terminal", line, script=script)
+    return Step("terminal", line, script=script, rules=rules)
 
 
 def background(name: str, line: str) -> Step:

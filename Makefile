@@ -2,6 +2,7 @@
 # make are enough to begin with. `make help` lists them.
 
 VENV ?= .venv
+CORE_VENV = $(VENV)-core
 PYTHON ?= python3
 PIP = $(VENV)/bin/pip --disable-pip-version-check -q
 PLUGINS = $(sort $(wildcard plugins/*/pyproject.toml))
@@ -10,12 +11,13 @@ SOURCES = core/src $(sort $(wildcard plugins/*/src))
 RUN_PACKAGES = python3-venv libnftables1 libseccomp2 nftables iproute2 procps busybox-static
 TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fsprogs util-linux git
 
-.PHONY: help install demo test lint test-vm bench clean
+.PHONY: help install demo test test-core lint test-vm bench clean
 
 help:
 	@echo "make install   $(VENV)/bin/pyengine with core and all plugins, editable"
 	@echo "make demo      start an engine, run a container, look at it, clean up"
 	@echo "make test      linters, types and tests (root; under 15 minutes)"
+	@echo "make test-core core's own tests, where core alone is installed"
 	@echo "make test-vm   tests that need another kernel, in a virtual machine"
 	@echo "make bench     side by side with a real dockerd"
 
@@ -41,7 +43,17 @@ lint: install
 test: install
 	@tools/system-packages $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory lint
-	@$(VENV)/bin/python -m pytest -q -m "not vm" core plugins bench tests
+	@$(MAKE) --no-print-directory test-core
+	@$(VENV)/bin/python -m pytest -q -m "not vm" plugins bench tests
+
+# Core's own tests, where core alone is installed, as a wheel.
+test-core:
+	@tools/system-packages $(TEST_PACKAGES)
+	@test -x $(CORE_VENV)/bin/python || $(PYTHON) -m venv $(CORE_VENV)
+	@echo "installing core alone into $(CORE_VENV)"
+	@$(CORE_VENV)/bin/pip --disable-pip-version-check -q install ./core \
+		"pytest>=8" "pytest-asyncio>=0.24" "pytest-timeout>=2.3"
+	@$(CORE_VENV)/bin/python -m pytest -q -o cache_dir=.pytest_cache/core core/tests
 
 test-vm: install
 	@tools/system-packages $(TEST_PACKAGES) $(shell cat tests/vm/requirements.apt)
@@ -52,5 +64,5 @@ bench: install
 	@$(VENV)/bin/python -m bench
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(CORE_VENV) dist build .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -111,7 +111,7 @@ def test_errors_of_the_request(docker: Docker) -> None:
         "run", "--rm", "-m", "1m", "busybox", code=125, says="Minimum memory limit allowed is 6MB"
     )
     docker.fails(
-        "run", "--rm", "--cpus", "1000", "busybox", code=125, says="range of CPUs is from 0.01 to"
+        "run", "--rm", "--cpus", "1000", "busybox", code=125, says="ange of CPUs is from 0.01 to"
     )
     docker.fails("run", "--rm", "--runtime", "nonesuch", "busybox", code=125, says="nonesuch")
     docker.fails(

@@ -138,9 +138,12 @@ def test_many_at_once(proxy: PortProxy) -> None:
 def test_nobody_at_the_target_is_an_error_for_the_caller(proxy: PortProxy) -> None:
     port, dead = _free(), _free()
     proxy.apply_now([Forward("tcp", "::1", port, "127.0.0.1", dead)])
-    client = socket.create_connection(("::1", port), timeout=5)
-    # A reset, not an orderly end that looks like an empty answer.
-    with client, pytest.raises(ConnectionResetError):
+    # A reset, perhaps while we are still connecting; not an orderly end that looks like an empty
+    # answer.
+    with (
+        pytest.raises(ConnectionResetError),
+        socket.create_connection(("::1", port), timeout=5) as client,
+    ):
         client.recv(1)
 
 

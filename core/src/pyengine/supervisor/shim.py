@@ -480,7 +480,7 @@ class Shim:
             for name in ended[:-EXEC_MEMORY]:
                 del self._execs[name]
 
-        one.streams.finish(GRACE, done)
+        one.streams.finish(GRACE, done, before_clients=True)
 
     def _ended(self) -> None:
         """Init is gone. With a pid namespace of its own the kernel has killed all others."""
@@ -526,6 +526,9 @@ class Shim:
             record.error = record.error or f"exit.json was not written: {failure}"
         self._exit = record
         self._status = "stopped"
+        if kills > self._oom_kills:
+            # The kill was counted before its signal was looked at.
+            self._link.send(Type.OOM, 0, protocol.encode({"kills": kills}))
         self._link.send(Type.EXIT, 0, protocol.encode(record))
         if not self._link.connected:
             self._end()

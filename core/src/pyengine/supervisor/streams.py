@@ -192,6 +192,7 @@ class Streams:
         self._stdin_ending = False
         self._wants_stdin = False
         self._done: Callable[[], None] | None = None
+        self._done_first = False
         self._grace: Timer | None = None
 
     def open(self, stdin: bool, discard: bool = False) -> Stdio:
@@ -311,13 +312,17 @@ class Streams:
                 self._paused.discard(stream)
                 self._listen(stream, self._outputs[stream])
 
-    def finish(self, grace: float, done: Callable[[], None]) -> None:
-        """The process has ended: read the rest, then call ``done``.
+    def finish(
+        self, grace: float, done: Callable[[], None], *, before_clients: bool = False
+    ) -> None:
+        """The process has ended: read the rest, then call ``done``; with ``before_clients`` ahead
+        of closing theirs, for a client that asks for the exit code as soon as its stream ends.
 
         Who inherited the output may hold it open; it has ``grace`` seconds. The clients' bound is
         off: what is left is at most two pipes.
         """
         self._done = done
+        self._done_first = before_clients
         deadline = time.monotonic() + grace
         for stream in list(self._outputs):
             while self._pump(stream, bounded=False) and time.monotonic() < deadline:
@@ -342,9 +347,11 @@ class Streams:
         if self.console >= 0:
             os.close(self.console)
             self.console = -1
+        if done is not None and self._done_first:
+            done()
         for client in list(self.clients.values()):
             client.finish()
-        if done is not None:
+        if done is not None and not self._done_first:
             done()
 
     def close(self) -> None:

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 IMPORT_DEADLINE = 10.0
 PROBE_DEADLINE = 10.0
 
+#: Names of the engine's own threads, which may begin while a driver is imported.
+_OWN = re.compile(rf"(?:{'|'.join(Kind)})\..*-\d+|(?:asyncio|images)_\d+|volume-copy|import-.*")
+
 #: How the packages of a kind are called, by convention: what to suggest when one is missing.
 PACKAGE_PREFIX = {Kind.NETWORK: "net", Kind.LOGGING: "log"}
 
@@ -198,7 +201,8 @@ def import_here(
             f"{source}: {type(error).__name__}: {error}",
             f"reinstall it: pip install --force-reinstall {package}",
         ) from error
-    started = [t for t in threading.enumerate() if t not in before and t is not thread]
+    new = [t for t in threading.enumerate() if t not in before and t is not thread]
+    started = [t for t in new if not _OWN.fullmatch(t.name)]
     if started:
         raise DriverBroken(
             f"{label} starts a thread while it is imported",
@@ -309,6 +313,13 @@ class Drivers:
             instance = self._make(self._load(kind, name), name)
             self._instances[kind, name] = instance
         return instance
+
+    async def use(self, kind: Kind, name: str) -> None:
+        """Make :meth:`get` quick: an import may hang, and the daemon's event loop must not."""
+        if name and (kind, name) not in self._instances:
+            import asyncio  # the command line has no use for it
+
+            await asyncio.to_thread(self.get, kind, name)
 
     def unavailable(self, kind: Kind, name: str) -> Driver:
         """An instance of a driver that cannot work here, for what it can say; not kept."""

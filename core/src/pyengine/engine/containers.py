@@ -32,6 +32,7 @@ from pyengine.engine.model import (
     EndpointSettings,
     HostConfig,
     LogConfig,
+    MountPoint,
     NetworkingConfig,
     Status,
 )
@@ -183,6 +184,8 @@ class Containers:
         made: list[VolumeRecord] = []
         try:
             mounts.check_sources([p for p in record.mounts if not _creates(p)])
+            for point in record.mounts:
+                await self._drivers.use(Kind.VOLUME, _volume_driver(point))
             changes = self._plan_volumes(record, made)
             if changes:
                 # Anonymous volumes are nobody's without the container: a crash takes both.
@@ -545,7 +548,7 @@ class Containers:
             driver = options.driver_config if options else None
             volume, puts = self._volumes.prepare(
                 point.name,
-                point.driver or (driver.name if driver else ""),
+                _volume_driver(point),
                 driver.options if driver else None,
                 options.labels if options else None,
             )
@@ -611,3 +614,10 @@ def _creates(point: Any) -> bool:
 
 
 __all__ = ["Containers", "NotModified", "merge_image"]
+
+
+def _volume_driver(point: MountPoint) -> str:
+    """The volume driver that a mount asks for; empty: the engine's."""
+    options = point.spec.volume_options if point.spec else None
+    driver = options.driver_config if options else None
+    return point.driver or (driver.name if driver else "")

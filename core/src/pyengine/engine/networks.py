@@ -449,6 +449,7 @@ class Networks:
     # -- inside --------------------------------------------------------------------------------
 
     async def _make(self, request: NetworkRequest, predefined: bool) -> Network:
+        await self._drivers.use(Kind.NETWORK, request.driver)
         name = request.driver or self._default_driver()
         driver = self._driver(name)
         network = Network(

@@ -15,6 +15,7 @@ from pyengine.drivers import Drivers
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.copyup import copy_up
 from pyengine.engine.events import Events
+from pyengine.engine.model import MountPoint
 from pyengine.engine.names import new_id
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.state.database import Change, Database, Delete, Put
@@ -84,6 +85,7 @@ class Volumes:
         labels: Mapping[str, str] | None = None,
     ) -> VolumeRecord:
         """Make a volume, or return the one of that name if driver and options agree."""
+        await self._drivers.use(Kind.VOLUME, driver)
         record, changes = self.prepare(name, driver, options, labels)
         if changes:
             try:
@@ -211,14 +213,19 @@ class Volumes:
             self._driver(record.driver).usage, name
         )
 
-    async def mount(self, name: str, container: str) -> Path:
-        """Make the contents present for ``container``."""
+    async def mount(self, name: str, container: str, point: MountPoint) -> Path:
+        """Make the contents present for ``container``, which has them at ``point``."""
         record = self.get(name)
         calls = self._calls(Kind.VOLUME, record.driver)
         path = await calls(self._driver(record.driver).mount, record, container)
-        self._events.emit(
-            "volume", "mount", name, {"container": container, "driver": record.driver}
-        )
+        attributes = {
+            "container": container,
+            "destination": point.destination,
+            "driver": record.driver,
+            "propagation": point.propagation,
+            "read/write": "true" if point.rw else "false",
+        }
+        self._events.emit("volume", "mount", name, attributes)
         return path
 
     async def fill(self, name: str, path: Path, rootfs: Path, destination: str) -> None:

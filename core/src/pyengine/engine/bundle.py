@@ -264,7 +264,7 @@ class Bundles:
                 options=mounts.tmpfs_options(given),
             )
         if point.type == "volume":
-            path = await self._volumes.mount(point.name, container.id)
+            path = await self._volumes.mount(point.name, container.id, point)
             subpath = ""
             if point.spec and point.spec.volume_options:
                 subpath = point.spec.volume_options.subpath

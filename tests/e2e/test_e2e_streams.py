@@ -407,3 +407,14 @@ def test_execs_end_with_their_container(docker: Docker) -> None:
     assert eventually(lambda: docker.out("top", name).count("sleep") == 2)
     docker("kill", name)
     assert client.wait(15) == 137
+
+
+def test_exit_codes_of_many_execs_at_once(docker: Docker) -> None:
+    """A client asks for the code as soon as its stream has ended: it is there by then."""
+    name = docker.up("busybox", "sleep", "60")
+    clients = [
+        subprocess.Popen(docker.engine.command("exec", name, "sh", "-c", f"echo x; exit {number}"),
+                         stdout=subprocess.DEVNULL)
+        for number in range(1, 25)
+    ]  # fmt: skip
+    assert [client.wait(60) for client in clients] == list(range(1, 25))

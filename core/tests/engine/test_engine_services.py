@@ -316,8 +316,11 @@ async def test_without_following_it_ends_at_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 async def volumes(database: Database, driver: Fake) -> Volumes:
+    async def use(kind: Kind, name: str = "") -> Fake:
+        return driver
+
     drivers: Any = SimpleNamespace(
-        default=lambda kind: "fake", get=lambda kind, name: driver, has=lambda kind: True
+        use=use, default=lambda kind: "fake", get=lambda kind, name: driver, has=lambda kind: True
     )
     calls = DriverCalls(driver)
 

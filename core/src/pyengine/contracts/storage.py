@@ -108,7 +108,7 @@ class StorageDriver(Driver):
         """Make writable layer ``id`` on committed ``parent`` (None: an empty root, mode 0755).
 
         ``mountpoints``: between the two lie the empty files and directories that a runtime mounts
-        upon (``pyengine.layerdirs.MOUNTPOINTS``); ``diff`` and ``changes`` do not show them.
+        upon (``pyengine.bases.layerdirs.MOUNTPOINTS``); ``diff`` and ``changes`` do not show them.
 
         ``options`` are the container's ``--storage-opt``; ``size`` is in bytes or Docker's units.
         ``Unsupported`` names an option that cannot be honoured, and why. Fast: on the hot path.

@@ -6,8 +6,8 @@ import tempfile
 from typing import BinaryIO, ClassVar, cast
 
 from pyengine.archive import Whiteouts, pack, unpack
+from pyengine.bases.layertrees import LayerTrees
 from pyengine.contracts.base import DriverContext, Probe
-from pyengine.layertrees import LayerTrees
 
 
 class PlainStorage(LayerTrees):

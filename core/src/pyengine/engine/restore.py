@@ -256,9 +256,11 @@ class Restore:
             return
         if record.phase in ("starting", "ending"):
             if record.phase == "starting":
+                # Whether its command ran nobody knows; whoever asked for it may have been told so.
                 record.state.error = "the engine ended while it started this container"
-                if record.state.status is not Status.CREATED:
-                    record.state.status = Status.EXITED
+                record.state.status = Status.EXITED
+                record.state.exit_code = 137
+                record.state.finished_at = timestamps.now()
             record.phase = ""
             await self._registry.save(live)
         if live.shim is not None or record.state.running:

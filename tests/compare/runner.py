@@ -240,6 +240,9 @@ def _step(
             job.kill()
             raise Stuck(f"{job.args!r} does not end") from None
         return {"exit": job.returncode, "stdout": out, "stderr": err}
+    if step.kind == "pause":
+        time.sleep(float(line))
+        return None
     arguments = shlex.split(line)
     if step.kind == "terminal":
         return _terminal(step, arguments, target)

@@ -85,3 +85,8 @@ def settle(line: str, until: str) -> Step:
     """Repeat a command until what it prints holds a pattern; not compared."""
     re.compile(until)
     return Step("settle", line, until=until)
+
+
+def pause(seconds: float) -> Step:
+    """Let a background command reach the engine."""
+    return Step("pause", str(seconds))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from pyengine.contracts.base import DriverContext
 from pyengine.contracts.logging import STDOUT, LogQuery
 from pyengine.errors import InvalidParameter, Unsupported

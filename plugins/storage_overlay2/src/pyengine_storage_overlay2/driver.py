@@ -70,6 +70,7 @@ class Overlay2(StorageDriver):
 
     name: ClassVar[str] = "overlay2"
     priority: ClassVar[int] = 100
+    directory: ClassVar[str] = "overlay2"
 
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)

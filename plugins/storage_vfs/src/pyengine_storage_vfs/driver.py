@@ -17,6 +17,7 @@ class Vfs(LayerTrees):
 
     name: ClassVar[str] = "vfs"
     priority: ClassVar[int] = 10
+    directory: ClassVar[str] = "vfs"
 
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)

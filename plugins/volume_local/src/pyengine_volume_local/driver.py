@@ -44,6 +44,7 @@ class Local(VolumeDriver):
 
     name: ClassVar[str] = "local"
     priority: ClassVar[int] = 100
+    directory: ClassVar[str] = "volumes"
 
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)

@@ -63,7 +63,7 @@ def test_a_fork_with_another_role_counts_anew(tmp_path: Path) -> None:
 
 
 def test_it_costs_nothing_when_off() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(100_000):
         failpoint("x")
-    assert time.perf_counter() - began < 0.2
+    assert time.process_time() - began < 0.2

@@ -86,10 +86,10 @@ def test_the_hot_path_is_a_look_up(tmp_path: Path) -> None:
         id="a", name="a", created="", path="", args=[], config=ContainerConfig(), host_config=host
     )
     spec = {"process": {"capabilities": capabilities.as_oci(capabilities.DEFAULT)}, "linux": {}}
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(1000):
         made.security_contribute(container, spec)
-    assert (time.perf_counter() - began) / 1000 < 100e-6
+    assert (time.process_time() - began) / 1000 < 100e-6
 
 
 @pytest.mark.parametrize(

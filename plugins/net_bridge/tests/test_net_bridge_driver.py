@@ -211,8 +211,8 @@ def test_unknown_driver_options() -> None:
 
 
 def test_join_is_fast(host: Station) -> None:
-    """The whole of a join, kernel included: 1.3 ms on a quiet machine; the bound is for what would be felt. The best
-    of some is compared: others may be busy."""
+    """The whole of a join, kernel included: 1.3 ms on a quiet machine. The bound is for what would
+    be felt, and the best of some is compared: others may be busy."""
     driver = make()
     host.do(driver.create_network, NET)
     with stations(*(f"c{n}" for n in range(8))) as containers:

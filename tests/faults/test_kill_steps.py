@@ -150,7 +150,7 @@ def _assert_clean(engine: EngineProcess, when: str) -> None:
     assert network["Containers"] == {}, when
     volumes = engine.api("GET", "/v1.45/volumes")[1]["Volumes"] or []
     assert [v["Name"] for v in volumes if v["Name"] != "named"] == [], when
-    kept = [p.name for p in (engine.data / "volumes").glob("*") if p.is_dir()]
+    kept = [p.name for p in (engine.data / "volumes").glob("[!.]*") if p.is_dir()]
     assert set(kept) <= {"named"}, f"{when}: {kept}"
 
 

@@ -30,6 +30,8 @@ _RLIMITS = {
     name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")
 } | {"RLIMIT_LOCKS": 10}
 _RLIM_INFINITY = 2**64 - 1
+#: It refuses to hand these out, and posix_spawn(3) may have left them ignored.
+_OF_THE_C_LIBRARY = (32, 33)
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 _JOIN_SESSION_KEYRING, _SETPERM = 1, 5
 ALL_SIGNALS = sorted(int(s) for s in signal.valid_signals())
@@ -411,6 +413,8 @@ def execute(process: ProcessPlan, program: bytes, apparmor: int) -> None:
     """The last steps; returns never, raises ``StartError`` if execve refuses."""
     for number in process.ignored:
         _signal.signal(number, _signal.SIG_DFL)
+    for number in _OF_THE_C_LIBRARY:
+        syscalls.default_disposition(number)
     syscalls.close_range(3, flags=4)  # CLOSE_RANGE_CLOEXEC: also what we did not open ourselves
     if apparmor >= 0:
         os.write(apparmor, b"exec " + process.apparmor.encode())

@@ -24,6 +24,8 @@ Filters = Mapping[str, Sequence[str]]
 Lines = list[str]
 
 TABLE = "volumes"
+#: volumes whose records are gone and whose contents are going
+REMOVALS = "volume-removals"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 FILTERS = frozenset({"name", "label", "driver", "dangling"})
 
@@ -134,7 +136,7 @@ class Volumes:
         )
         self._driver(driver)
         self._records[name] = record
-        return record, [Put(TABLE, name, record)]
+        return record, [Put(TABLE, name, record), Delete(REMOVALS, name)]
 
     async def make(self, record: VolumeRecord) -> None:
         """Let the driver make a volume whose record is stored; if it cannot, the record goes."""
@@ -167,11 +169,17 @@ class Volumes:
         users = self.users(name)
         if users:
             raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-        await self._database.commit(Delete(TABLE, name))
+        # A crash before the contents are gone leaves a record of what has still to go.
+        await self._database.commit(Delete(TABLE, name), Put(REMOVALS, name, record))
         self._records.pop(name, None)
         self._filling.pop(name, None)
-        await self._calls(Kind.VOLUME, record.driver)(self._driver(record.driver).remove, name)
+        await self._delete(record)
         self._events.emit("volume", "destroy", name, {"driver": record.driver})
+
+    async def _delete(self, record: VolumeRecord) -> None:
+        calls = self._calls(Kind.VOLUME, record.driver)
+        await calls(self._driver(record.driver).remove, record.name)
+        self._database.commit_soon(Delete(REMOVALS, record.name))
 
     def leaves(self, name: str) -> None:
         """It goes with its container, whose removal is recorded: lists show it no more."""
@@ -249,6 +257,10 @@ class Volumes:
     async def reconcile(self, users: Mapping[str, set[str]]) -> Sequence[str]:
         """At start: make disk and kernel agree with the records. What was done, a sentence each."""
         done: Lines = []
+        for gone in self._database.load(REMOVALS, VolumeRecord).values():
+            if gone.name not in self._records:
+                await self._delete(gone)
+                done.append(f"volume {gone.name} was removed to the end")
         names = {record.driver for record in self._records.values()}
         if self._drivers.has(Kind.VOLUME):
             names.add(self._drivers.default(Kind.VOLUME))

@@ -427,6 +427,9 @@ class Containers:
         storage = self._storage(live.record)
         calls = self._calls(Kind.STORAGE, storage.name)
         async with live.lock:
+            if live.settling is not None:
+                # It has just ended: its unmounting must not come between.
+                await asyncio.shield(live.settling)
             path = await calls(storage.mount, live.record.layer)
         try:
             await asyncio.to_thread(pack, path, out)

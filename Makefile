@@ -9,7 +9,7 @@ PLUGINS = $(sort $(wildcard plugins/*/pyproject.toml))
 SOURCES = core/src $(sort $(wildcard plugins/*/src))
 
 RUN_PACKAGES = python3-venv libnftables1 libseccomp2 nftables iproute2 procps busybox-static
-TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fsprogs util-linux git
+TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fsprogs util-linux git curl docker-registry skopeo
 
 .PHONY: help install demo test test-core lint test-vm bench clean
 

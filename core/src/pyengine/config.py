@@ -11,7 +11,7 @@ import argparse
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import msgspec
 from pyengine.contracts.base import Kind
 from pyengine.drivers import Choice
 from pyengine.errors import ConfigError
+from pyengine.registry import names
 
 DEFAULT_DATA_ROOT = Path("/var/lib/pyengine")
 DEFAULT_EXEC_ROOT = Path("/run/pyengine")
@@ -49,6 +50,28 @@ class UlimitDefault(msgspec.Struct, rename={"name": "Name", "hard": "Hard", "sof
     name: str = ""
     hard: int = 0
     soft: int = 0
+
+
+class Proxies(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields=True):
+    """``proxies``; what is empty comes from the environment (``HTTPS_PROXY`` and so on)."""
+
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+
+
+class RegistryEntry(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields=True):
+    """An entry of ``registries``: how one registry is reached.
+
+    ``mirrors`` are asked first, in this order; ``insecure`` None is as ``insecure-registries`` has
+    it; ``ca``, ``client-cert`` and ``client-key`` are paths of PEM files.
+    """
+
+    mirrors: list[str] = []
+    insecure: bool | None = None
+    ca: str = ""
+    client_cert: str = ""
+    client_key: str = ""
 
 
 class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +116,16 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     init_path: str = ""
     no_new_privileges: bool = False
     seccomp_profile: str = ""
+    registry_mirrors: list[str] = []
+    insecure_registries: list[str] = []
+    registries: dict[str, RegistryEntry] = {}
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    max_download_attempts: int = 5
+    proxies: Proxies = msgspec.field(default_factory=Proxies)
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     features: dict[str, bool] = {}
 
     def choices(self) -> dict[Kind, Choice]:
@@ -157,28 +190,35 @@ FLAGS = {
     "dns-opts": ("--dns-opt",),
     "default-address-pools": ("--default-address-pool",),
     "default-ulimits": ("--default-ulimit",),
+    "registry-mirrors": ("--registry-mirror",),
+    "insecure-registries": ("--insecure-registry",),
 }
 
 #: Not settable by a flag.
-FILE_ONLY = {"drivers", "features"}
+FILE_ONLY = {"drivers", "features", "registries", "proxies"}
 
 #: Keys of Docker's that this version does not honour; naming them is better than ignoring them.
 NOT_YET = {
     "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bridge-ip6",
-    "builder", "cdi-spec-dirs", "containerd", "containerd-namespace",
-    "containerd-plugin-namespace", "cpu-rt-period", "cpu-rt-runtime", "default-gateway",
-    "default-gateway-v6", "default-network-opts", "dns-search-domain", "exec-opts",
-    "experimental", "firewall-backend", "fixed-cidr-v6", "host-gateway-ip", "http-proxy",
-    "https-proxy", "insecure-registries", "ip6tables", "ipv6", "max-concurrent-downloads",
-    "max-concurrent-uploads", "max-download-attempts", "metrics-addr",
-    "node-generic-resources", "no-proxy", "oom-score-adjust", "proxies", "raw-logs",
-    "registry-mirrors", "runtimes", "selinux-enabled", "swarm-default-advertise-addr", "tls",
-    "tlscacert", "tlscert", "tlskey", "tlsverify", "userland-proxy", "userland-proxy-path",
-    "userns-remap",
+    "builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugin-namespace",
+    "cpu-rt-period", "cpu-rt-runtime", "default-gateway", "default-gateway-v6",
+    "default-network-opts", "dns-search-domain", "exec-opts", "experimental", "firewall-backend",
+    "fixed-cidr-v6", "host-gateway-ip", "ip6tables", "ipv6", "metrics-addr",
+    "node-generic-resources", "oom-score-adjust", "raw-logs", "runtimes", "selinux-enabled",
+    "swarm-default-advertise-addr", "tls", "tlscacert", "tlscert", "tlskey", "tlsverify",
+    "userland-proxy", "userland-proxy-path", "userns-remap",
 }  # fmt: skip
 
 #: Docker's keys that choose a driver, and the kinds they choose for.
 DRIVER_KEYS = {"storage-driver": "storage", "log-driver": "logging", "default-runtime": "runtime"}
+
+#: Keys that SIGHUP changes in a running daemon; the others wait for its next start.
+RELOADABLE = {
+    "debug", "log-level", "labels", "shutdown-timeout", "live-restore",
+    "registry-mirrors", "insecure-registries", "registries", "max-concurrent-downloads",
+    "max-concurrent-uploads", "max-download-attempts", "proxies", "http-proxy", "https-proxy",
+    "no-proxy",
+}  # fmt: skip
 
 _FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Config)}
 
@@ -188,12 +228,14 @@ class Loaded(msgspec.Struct):
 
     config: Config
     notes: list[str] = []
+    file: Path = DEFAULT_FILE
     check_only: bool = False
     replace: bool = False
 
 
 def load(argv: Sequence[str]) -> Loaded:
-    """Read flags and file. ``ConfigError`` with every mistake, a line each."""
+    """Read flags and file. ``ConfigError`` with every mistake, a line each; its ``detail`` is the
+    lines."""
     parser = _parser()
     flags, extra = parser.parse_known_args(list(argv))
     problems = [f"unknown flag {word!r}{_nearest_flag(parser, word)}" for word in extra]
@@ -209,6 +251,9 @@ def load(argv: Sequence[str]) -> Loaded:
         if given is None:
             continue
         value = _from_flag(key, given, problems)
+        problems += [
+            f"{FLAGS.get(key, (f'--{key}',))[-1]}: {text}" for _, text in _wrong(key, value)
+        ]
         if key in values and values[key] != value:
             notes.append(f"{key}: the flag's {value!r} is used, not {values[key]!r} from {path}")
         values[key] = value
@@ -219,7 +264,23 @@ def load(argv: Sequence[str]) -> Loaded:
         raise ConfigError(
             "the configuration has errors", "\n  " + "\n  ".join(problems), "nothing was started"
         )
-    return Loaded(config, notes, flags.validate, flags.replace)
+    return Loaded(config, notes, path, flags.validate, flags.replace)
+
+
+def changes(old: Config, new: Config) -> list[str]:
+    """Keys whose values differ."""
+    return [
+        key
+        for key, field in _FIELDS.items()
+        if getattr(old, field.name) != getattr(new, field.name)
+    ]
+
+
+def adopt(running: Config, new: Config) -> None:
+    """Let ``running`` have the values of ``new`` where a running daemon can change."""
+    for key in RELOADABLE:
+        name = _FIELDS[key].name
+        setattr(running, name, getattr(new, name))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -379,12 +440,66 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
                 good[key] = value
             except msgspec.ValidationError as error:
                 problems.append(f"{where}: {key!r}: {error}; found {json.dumps(value)}")
+                continue
+            problems += [
+                f"{path}:{_line(text, key, item)}: {key!r}: {problem}"
+                for item, problem in _wrong(key, value)
+            ]
     return good
 
 
-def _line(text: str, key: str) -> int:
+def _line(text: str, key: str, item: str = "") -> int:
+    """Where ``key`` is, or the string ``item`` in its value."""
     match = re.search(rf'"{re.escape(key)}"\s*:', text)
-    return text.count("\n", 0, match.start()) + 1 if match else 1
+    start = match.start() if match else 0
+    if item:
+        start = max(start, text.find(json.dumps(item), start))
+    return text.count("\n", 0, start) + 1
+
+
+def _wrong(key: str, value: Any) -> list[tuple[str, str]]:
+    """What is wrong with a value of the right type: (the string at fault or ``""``, what)."""
+    if key in _COUNTS:
+        what = key.replace("-", " ")
+        return [("", f"invalid {what}: {value}")] if value < 0 else []
+    if key == "proxies":
+        return [
+            (value[name], problem)
+            for name in ("http-proxy", "https-proxy")
+            if (problem := names.check_proxy(value.get(name, "")))
+        ]
+    if key == "registries":
+        return [found for host, entry in value.items() for found in _wrong_entry(host, entry)]
+    check = _CHECKS.get(key)
+    if check is None:
+        return []
+    items = [value] if isinstance(value, str) else value
+    return [(item, problem) for item in items if (problem := check(item))]
+
+
+def _wrong_entry(host: str, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = [(host, f"{host}: {problem}")] if (problem := names.check_host(host)) else []
+    if names.normalize(host) == names.DEFAULT_REGISTRY and entry.get("insecure"):
+        found.append((host, f"{host}: the default registry cannot be insecure"))
+    for mirror in entry.get("mirrors", []):
+        if problem := names.check_mirror(mirror):
+            found.append((mirror, f"{host}: {problem}"))
+    for name in ("ca", "client-cert", "client-key"):
+        path = entry.get(name, "")
+        if path and not Path(path).is_file():
+            found.append((path, f"{host}: {name}: {path}: no such file"))
+    if bool(entry.get("client-cert")) != bool(entry.get("client-key")):
+        found.append((host, f"{host}: client-cert and client-key belong together"))
+    return found
+
+
+_COUNTS = {"max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts"}
+_CHECKS: dict[str, Callable[[str], str]] = {
+    "registry-mirrors": names.check_mirror,
+    "insecure-registries": names.check_insecure,
+    "http-proxy": names.check_proxy,
+    "https-proxy": names.check_proxy,
+}
 
 
 def _convert(values: Mapping[str, Any], problems: list[str]) -> Config:

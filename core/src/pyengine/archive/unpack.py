@@ -8,13 +8,11 @@ which Python would be at the mercy of the image).
 
 from __future__ import annotations
 
-import enum
 import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import BinaryIO
 
 from pyengine.archive.reader import (
@@ -28,12 +26,8 @@ from pyengine.archive.reader import (
     Entry,
     TarReader,
 )
-from pyengine.errors import InvalidParameter
+from pyengine.errors import Conflict, InvalidParameter
 from pyengine.linux.syscalls import RESOLVE_IN_ROOT, openat2
-
-WHITEOUT = b".wh."
-WHITEOUT_META = b".wh..wh."
-OPAQUE = b".wh..wh..opq"
 
 #: A run of zeros this long becomes a hole.
 _HOLE = 65536
@@ -58,53 +52,23 @@ _ARCHIVE_FAULTS = frozenset(
 )
 
 
-class Whiteouts(enum.Enum):
-    """How whiteouts look in the directory, against ``.wh.*`` in the tar.
-
-    ``OVERLAY``: 0:0 character devices and the attribute ``trusted.overlay.opaque``;
-    ``OVERLAY_USER``: the same with ``user.overlay.opaque``, as in a user namespace;
-    ``APPLY``: the directory holds the parent's files, and what is whited out is deleted;
-    ``PLAIN``: names that begin with ``.wh.`` are names like any other.
-    """
-
-    OVERLAY = "trusted.overlay."
-    OVERLAY_USER = "user.overlay."
-    APPLY = "apply"
-    PLAIN = "plain"
-
-    @property
-    def overlay(self) -> bool:
-        return self in (Whiteouts.OVERLAY, Whiteouts.OVERLAY_USER)
-
-
-def is_overlay_xattr(name: str) -> bool:
-    """True for attributes by which overlay keeps its books; an image must not bring its own."""
-    return name.startswith(("trusted.overlay.", "user.overlay."))
-
-
-def unpack(
-    stream: BinaryIO,
-    root: int | str | os.PathLike[str],
-    whiteouts: Whiteouts,
-    lowers: Sequence[Path] = (),
-) -> None:
+def unpack(stream: BinaryIO, root: int | str | os.PathLike[str], whiteouts: Whiteouts) -> Deferred:
     """Unpack the uncompressed tar ``stream``, read to its end, into directory ``root``.
 
     Entries take effect in order and later ones replace earlier ones, except that a directory over
     a directory only changes its attributes. The archive's own root entry is ignored, as Docker
-    ignores it. Directories that no entry names get the attributes of that directory in the first
-    of ``lowers`` (top layer first) that has it, or root's and 0755. A whiteout of what none of
-    ``lowers`` has is dropped. Long runs of zeros become holes. Owners and groups are numeric.
+    ignores it. Directories that no entry names are root's, mode 0755. Long runs of zeros become
+    holes. Owners and groups are numeric. Returns what :func:`~pyengine.archive.settle.settle` has
+    to do where an overlay layer is put on others.
 
     Raises ``InvalidParameter`` naming the entry for a bad archive, ``OSError`` for the disk's
     failures. What was unpacked until then stays.
     """
     if isinstance(root, int):
-        _Unpacker(root, whiteouts, lowers).run(stream)
-        return
+        return _Unpacker(root, whiteouts).run(stream)
     fd = os.open(root, _DIRECTORY_FLAGS)
     try:
-        _Unpacker(fd, whiteouts, lowers).run(stream)
+        return _Unpacker(fd, whiteouts).run(stream)
     finally:
         os.close(fd)
 
@@ -135,17 +99,28 @@ def _shown(name: bytes) -> str:
 
 
 class _Unpacker:
-    def __init__(self, root: int, whiteouts: Whiteouts, lowers: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        root: int,
+        whiteouts: Whiteouts,
+        lowers: Sequence[Path],
+        base: bytes,
+        owner: tuple[int, int] | None,
+        keep_kinds: bool,
+    ) -> None:
         self._root = root
         self._whiteouts = whiteouts
         self._lowers = lowers
+        self._base = base and base + b"/"
+        self._owner = owner
+        self._keep_kinds = keep_kinds
         self._lower_fds: list[int] | None = None
         self._parents: dict[bytes, int] = {}
         # Times of directories come last: filling a directory changes them.
         self._directories: dict[bytes, tuple[int, int]] = {}
         self._unpacked: set[bytes] = set()
 
-    def run(self, stream: BinaryIO) -> None:
+    def run(self, stream: BinaryIO) -> Deferred:
         reader = TarReader(stream)
         try:
             for entry in reader:
@@ -160,13 +135,15 @@ class _Unpacker:
             self._finish_directories()
         finally:
             self._forget_parents()
-            for fd in self._lower_fds or ():
-                os.close(fd)
+        return Deferred(list(self._hidden), list(self._opaques), list(self._implied))
 
     def _entry(self, entry: Entry, reader: TarReader) -> None:
         path = clean(entry.name)
         if not path:
             return
+        if self._owner is not None:
+            entry.uid, entry.gid = self._owner
+        path = self._base + path
         directory, _, name = path.rpartition(b"/")
         if name.startswith(WHITEOUT) and self._whiteouts is not Whiteouts.PLAIN:
             if name == OPAQUE:
@@ -175,6 +152,8 @@ class _Unpacker:
                 self._whiteout(directory, name[len(WHITEOUT) :])
             return
         parent = self._parent(directory)
+        if self._keep_kinds:
+            self._check_kind(entry, parent, name)
         if entry.type == DIRECTORY:
             self._make_directory(entry, parent, path, name)
         elif entry.type in REGULAR:
@@ -193,16 +172,26 @@ class _Unpacker:
         if self._whiteouts is Whiteouts.APPLY:
             self._unpacked.add(path)
 
+    def _check_kind(self, entry: Entry, parent: int, name: bytes) -> None:
+        try:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(found.st_mode) is not (entry.type == DIRECTORY):
+            new = "directory" if entry.type == DIRECTORY else "non-directory"
+            old = "directory" if new == "non-directory" else "non-directory"
+            raise Conflict(f"cannot overwrite {old} {_shown(entry.name)} with {new}")
+
     # -- kinds of entry ----------------------------------------------------------------------
 
     def _make_directory(self, entry: Entry, parent: int, path: bytes, name: bytes) -> None:
-        hides_lower = False
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if not stat.S_ISDIR(found.st_mode):
-                hides_lower = self._whiteouts.overlay and _is_whiteout(found)
+                if self._whiteouts.overlay and _is_whiteout(found):
+                    self._opaques[path] = None
                 self._remove(parent, name)
                 os.mkdir(name, 0o700, dir_fd=parent)
         fd = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
@@ -210,8 +199,7 @@ class _Unpacker:
         os.fchown(fd, entry.uid, entry.gid)
         os.fchmod(fd, entry.mode)
         self._xattrs(entry, fd)
-        if hides_lower:
-            os.setxattr(fd, self._whiteouts.value + "opaque", b"y")
+        self._implied.pop(path, None)
         self._directories[path] = _times(entry)
 
     def _make_file(self, entry: Entry, reader: TarReader, parent: int, name: bytes) -> None:
@@ -237,7 +225,7 @@ class _Unpacker:
             os.close(fd)
 
     def _make_link(self, entry: Entry, parent: int, name: bytes) -> None:
-        directory, _, target = clean(entry.link).rpartition(b"/")
+        directory, _, target = (self._base + clean(entry.link)).rpartition(b"/")
         source = self._open(directory)
         try:
 
@@ -297,32 +285,9 @@ class _Unpacker:
                 return
             self._remove(parent, name)
             return
-        if not self._below(directory, name):
-            # There is nothing to hide, and a directory that no lower layer has is listed by
-            # overlay as it is, with the device in it. Only an earlier entry goes.
-            try:
-                self._remove(self._parent(directory, make=False), name)
-            except (FileNotFoundError, NotADirectoryError):
-                pass
-            return
         parent = self._parent(directory)
         self._replacing(parent, name, lambda: os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent))
-
-    def _below(self, directory: bytes, name: bytes) -> bool:
-        """True if one of the lower layers has something of that name."""
-        for lower in self._lower_descriptors():
-            try:
-                fd = openat2(lower, directory or b".", _DIRECTORY_FLAGS, 0, RESOLVE_IN_ROOT)
-            except OSError:
-                continue
-            try:
-                os.stat(name, dir_fd=fd, follow_symlinks=False)
-                return True
-            except FileNotFoundError:
-                continue
-            finally:
-                os.close(fd)
-        return False
+        self._hidden[directory + b"/" + name if directory else name] = None
 
     def _opaque(self, directory: bytes) -> None:
         if self._whiteouts is Whiteouts.APPLY:
@@ -335,8 +300,8 @@ class _Unpacker:
             finally:
                 os.close(fd)
         else:
-            parent = self._parent(directory)
-            os.setxattr(parent, self._whiteouts.value + "opaque", b"y")
+            self._parent(directory)
+            self._opaques[directory] = None
 
     def _empty(self, parent: int, directory: bytes) -> None:
         """Delete what the parent layers left in ``directory``, and nothing this layer brought."""
@@ -394,34 +359,10 @@ class _Unpacker:
             parent = self._parent(above)
             os.mkdir(name, 0o755, dir_fd=parent)
             fd = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
-            self._inherit(fd, directory)
+            os.fchmod(fd, 0o755)
+            self._implied[directory] = None
         self._remember(directory, fd)
         return fd
-
-    def _inherit(self, fd: int, directory: bytes) -> None:
-        """Give an implied directory the attributes it has in the layers below."""
-        os.fchmod(fd, 0o755)
-        for lower in self._lower_descriptors():
-            try:
-                source = openat2(lower, directory, _DIRECTORY_FLAGS, 0, RESOLVE_IN_ROOT)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            try:
-                found = os.fstat(source)
-                os.fchown(fd, found.st_uid, found.st_gid)
-                os.fchmod(fd, stat.S_IMODE(found.st_mode))
-                for key in os.listxattr(source):
-                    if not is_overlay_xattr(key):
-                        os.setxattr(fd, key, os.getxattr(source, key))
-                self._directories.setdefault(directory, (found.st_atime_ns, found.st_mtime_ns))
-            finally:
-                os.close(source)
-            return
-
-    def _lower_descriptors(self) -> list[int]:
-        if self._lower_fds is None:
-            self._lower_fds = [os.open(lower, _DIRECTORY_FLAGS) for lower in self._lowers]
-        return self._lower_fds
 
     def _remember(self, path: bytes, fd: int) -> None:
         if len(self._parents) >= _MAX_PARENTS:

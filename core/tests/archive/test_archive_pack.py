@@ -20,7 +20,16 @@ from typing import Any
 import pytest
 import zstandard
 
-from pyengine.archive import HashingReader, Packer, Whiteouts, decompress, measure, pack, unpack
+from pyengine.archive import (
+    HashingReader,
+    Packer,
+    Whiteouts,
+    decompress,
+    measure,
+    pack,
+    settle,
+    unpack,
+)
 from pyengine.archive.changes import changes
 from pyengine.archive.unpack import clean
 from pyengine.contracts.storage import Change, ChangeKind
@@ -145,7 +154,7 @@ def test_overlay_whiteouts_both_ways(tmp_path: Path) -> None:
     )  # fmt: skip
     upper = tmp_path / "upper"
     upper.mkdir()
-    unpack(io.BytesIO(layer), upper, Whiteouts.OVERLAY, [lower])
+    settle(upper, unpack(io.BytesIO(layer), upper, Whiteouts.OVERLAY), Whiteouts.OVERLAY, [lower])
     for path in ("gone", "kept/x"):
         info = (upper / path).lstat()
         assert stat.S_ISCHR(info.st_mode)
@@ -160,7 +169,9 @@ def test_overlay_whiteouts_both_ways(tmp_path: Path) -> None:
     ]  # fmt: skip
     second = tmp_path / "second"
     second.mkdir()
-    unpack(io.BytesIO(stream), second, Whiteouts.OVERLAY, [lower])
+    settle(
+        second, unpack(io.BytesIO(stream), second, Whiteouts.OVERLAY), Whiteouts.OVERLAY, [lower]
+    )
     assert packed(second, Whiteouts.OVERLAY) == stream
 
 

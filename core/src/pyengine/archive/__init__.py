@@ -8,9 +8,12 @@ the kernel for how overlay spells them.
 from pyengine.archive.compression import HashingReader, decompress
 from pyengine.archive.pack import Packer, measure, pack
 from pyengine.archive.reader import Entry, TarReader
-from pyengine.archive.unpack import Whiteouts, unpack
+from pyengine.archive.settle import Deferred, settle
+from pyengine.archive.unpack import unpack
+from pyengine.archive.whiteouts import Whiteouts
 
 __all__ = [
+    "Deferred",
     "Entry",
     "HashingReader",
     "Packer",
@@ -19,5 +22,6 @@ __all__ = [
     "decompress",
     "measure",
     "pack",
+    "settle",
     "unpack",
 ]

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 
 from pyengine.archive.pack import is_opaque
-from pyengine.archive.unpack import Whiteouts, is_overlay_xattr
+from pyengine.archive.whiteouts import Whiteouts, is_overlay_xattr
 from pyengine.contracts.storage import Change, ChangeKind
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

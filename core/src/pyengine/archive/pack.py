@@ -22,7 +22,7 @@ from pyengine.archive.reader import (
     SYMLINK,
     Entry,
 )
-from pyengine.archive.unpack import OPAQUE, WHITEOUT, Whiteouts, is_overlay_xattr
+from pyengine.archive.whiteouts import OPAQUE, WHITEOUT, Whiteouts, is_overlay_xattr
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ZEROS = bytes(BLOCK)

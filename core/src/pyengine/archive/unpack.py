@@ -26,6 +26,14 @@ from pyengine.archive.reader import (
     Entry,
     TarReader,
 )
+from pyengine.archive.settle import Deferred
+from pyengine.archive.whiteouts import (
+    OPAQUE,
+    WHITEOUT,
+    WHITEOUT_META,
+    Whiteouts,
+    is_overlay_xattr,
+)
 from pyengine.errors import Conflict, InvalidParameter
 from pyengine.linux.syscalls import RESOLVE_IN_ROOT, openat2
 
@@ -52,7 +60,15 @@ _ARCHIVE_FAULTS = frozenset(
 )
 
 
-def unpack(stream: BinaryIO, root: int | str | os.PathLike[str], whiteouts: Whiteouts) -> Deferred:
+def unpack(
+    stream: BinaryIO,
+    root: int | str | os.PathLike[str],
+    whiteouts: Whiteouts,
+    *,
+    base: bytes = b"",
+    owner: tuple[int, int] | None = None,
+    keep_kinds: bool = False,
+) -> Deferred:
     """Unpack the uncompressed tar ``stream``, read to its end, into directory ``root``.
 
     Entries take effect in order and later ones replace earlier ones, except that a directory over
@@ -61,14 +77,16 @@ def unpack(stream: BinaryIO, root: int | str | os.PathLike[str], whiteouts: Whit
     holes. Owners and groups are numeric. Returns what :func:`~pyengine.archive.settle.settle` has
     to do where an overlay layer is put on others.
 
+    ``base``: a directory below ``root``, into which the archive goes and its hard links lead;
+    symlinks still see ``root`` as the root. ``owner``: uid and gid for everything. ``keep_kinds``:
+    ``Conflict`` where a directory and something else would replace each other.
+
     Raises ``InvalidParameter`` naming the entry for a bad archive, ``OSError`` for the disk's
     failures. What was unpacked until then stays.
     """
-    if isinstance(root, int):
-        return _Unpacker(root, whiteouts).run(stream)
-    fd = os.open(root, _DIRECTORY_FLAGS)
+    fd = os.open(root, _DIRECTORY_FLAGS) if not isinstance(root, int) else os.dup(root)
     try:
-        return _Unpacker(fd, whiteouts).run(stream)
+        return _Unpacker(fd, whiteouts, base, owner, keep_kinds).run(stream)
     finally:
         os.close(fd)
 
@@ -103,18 +121,19 @@ class _Unpacker:
         self,
         root: int,
         whiteouts: Whiteouts,
-        lowers: Sequence[Path],
         base: bytes,
         owner: tuple[int, int] | None,
         keep_kinds: bool,
     ) -> None:
         self._root = root
         self._whiteouts = whiteouts
-        self._lowers = lowers
         self._base = base and base + b"/"
         self._owner = owner
         self._keep_kinds = keep_kinds
-        self._lower_fds: list[int] | None = None
+        # Dictionaries for their order: equal streams give equal layers.
+        self._hidden: dict[bytes, None] = {}
+        self._opaques: dict[bytes, None] = {}
+        self._implied: dict[bytes, None] = {}
         self._parents: dict[bytes, int] = {}
         # Times of directories come last: filling a directory changes them.
         self._directories: dict[bytes, tuple[int, int]] = {}

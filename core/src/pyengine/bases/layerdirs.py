@@ -1,8 +1,8 @@
 """One directory per layer: what storage drivers share that keep layers as directories.
 
 A layer is made under ``.making`` and renamed to its name when complete, so a name is either a whole
-layer or absent; it is removed by a rename to ``.trash``, which ``sweep`` empties. What a crash
-leaves in either is nobody's.
+layer or absent; between the two it may wait in ``.staged``. It is removed by a rename to
+``.trash``, which ``sweep`` empties. What a crash leaves in any of the three is nobody's.
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ def check_id(id: str) -> None:
 
 
 class LayerDirectories:
-    """The directories below ``layers``, with ``.making`` and ``.trash`` in ``root``."""
+    """The directories below ``layers``; ``.making``, ``.staged`` and ``.trash`` are in ``root``."""
 
     def __init__(self, root: str, layers: str) -> None:
         self._root = root
         self._layers = layers
         self._making = f"{root}/.making"
+        self._staged = f"{root}/.staged"
         self._trash = f"{root}/.trash"
         self._ready = False
 
@@ -61,6 +62,7 @@ class LayerDirectories:
                 (self._root, 0o710),
                 (self._layers, 0o710),
                 (self._making, 0o700),
+                (self._staged, 0o700),
                 (self._trash, 0o700),
             ):
                 os.makedirs(path, mode, exist_ok=True)
@@ -90,38 +92,65 @@ class LayerDirectories:
 
         If another made ``name`` meanwhile, theirs stays.
         """
+        with self._making_of(name, f"{self._layers}/{name}") as place:
+            yield place
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[str]:
+        """As :meth:`make`, but what is made waits for :meth:`publish`."""
+        with self._making_of(name, f"{self._staged}/{name}") as place:
+            yield place
+
+    @contextmanager
+    def _making_of(self, name: str, target: str) -> Iterator[str]:
         self.ensure()
-        staging = f"{self._making}/{name}.{secrets.token_hex(4)}"
+        place = f"{self._making}/{name}.{secrets.token_hex(4)}"
         failpoint("storage.stage")
-        os.mkdir(staging, 0o710)
+        os.mkdir(place, 0o710)
         try:
-            yield staging
+            yield place
             failpoint("storage.publish")
-            os.rename(staging, f"{self._layers}/{name}")
+            os.rename(place, target)
         except BaseException as error:
-            shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
             taken = isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST)
-            if not (taken and self.exists(name)):
+            if not (taken and os.path.isdir(target)):
                 raise
+
+    def staged(self, name: str) -> str | None:
+        """The directory of what was staged as ``name``, if anything was."""
+        place = f"{self._staged}/{name}"
+        return place if os.path.isdir(place) else None
+
+    def publish(self, name: str) -> None:
+        """Staged ``name`` becomes complete."""
+        failpoint("storage.publish")
+        os.rename(f"{self._staged}/{name}", f"{self._layers}/{name}")
 
     def discard(self, name: str) -> bool:
         """Rename ``name`` into the trash; False if it was gone."""
         self.ensure()
+        return self._throw_away(f"{self._layers}/{name}")
+
+    def discard_half_made(self, name: str = "") -> list[str]:
+        """Move what is staged and what a crash left half made into the trash, of ``name`` or of
+        all; the names of the directories."""
+        self.ensure()
+        found = [
+            (place, left)
+            for place in (self._making, self._staged)
+            for left in sorted(os.listdir(place))
+            if not name or left.partition(".")[0] == name
+        ]
+        return [left for place, left in found if self._throw_away(f"{place}/{left}")]
+
+    def _throw_away(self, path: str) -> bool:
         failpoint("storage.discard")
         try:
-            os.rename(f"{self._layers}/{name}", f"{self._trash}/{name}.{secrets.token_hex(4)}")
+            os.rename(path, f"{self._trash}/{os.path.basename(path)}.{secrets.token_hex(4)}")
         except FileNotFoundError:
             return False
         return True
-
-    def discard_half_made(self) -> list[str]:
-        """Move what a crash left half made into the trash; its names."""
-        self.ensure()
-        left = sorted(os.listdir(self._making))
-        for name in left:
-            failpoint("storage.discard")
-            os.rename(f"{self._making}/{name}", f"{self._trash}/{name}.{secrets.token_hex(4)}")
-        return left
 
     def sweep(self) -> None:
         """Delete what is in the trash. Raises what could not be deleted after trying all."""

@@ -89,8 +89,11 @@ class LayerTrees(StorageDriver):
             unpack(stream, staging, Whiteouts.APPLY)
             usage = self._own(staging, base)
             self._record(id, _Meta(base, True, usage.bytes, usage.inodes))
-            syscalls.syncfs(staging)
         return usage
+
+    def sync(self) -> None:
+        self._layers.ensure()
+        syscalls.syncfs(self._root)
 
     def prepare(
         self,
@@ -173,7 +176,9 @@ class LayerTrees(StorageDriver):
 
     def remove(self, id: str) -> None:
         check_id(id)
+        self._layers.discard_half_made(id)
         if not self.exists(id):
+            self._forget(id)
             return
         if self._meta(id).committed:
             for child in self._children(id):
@@ -186,7 +191,7 @@ class LayerTrees(StorageDriver):
     def _discard(self, name: str) -> None:
         if self._layers.discard(name):
             failpoint("storage.unlink")
-            Path(self._root, "meta", name).unlink(missing_ok=True)
+            self._forget(name)
 
     def _children(self, name: str) -> list[str]:
         return [other for other in self._layers.names() if self._meta(other).parent == name]
@@ -331,6 +336,9 @@ class LayerTrees(StorageDriver):
         os.makedirs(directory, 0o700, exist_ok=True)
         failpoint("storage.record")
         Path(directory, name).write_bytes(msgspec.json.encode(meta))
+
+    def _forget(self, name: str) -> None:
+        Path(self._root, "meta", name).unlink(missing_ok=True)
 
     def _meta(self, name: str) -> _Meta:
         try:

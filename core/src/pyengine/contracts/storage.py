@@ -4,11 +4,18 @@ A *layer* has an id chosen by core (64 hex digits), at most one parent layer, an
 *committed* (read-only: part of an image) or *writable* (a container's). The life of one::
 
     apply(id, parent, stream)          committed: the tar stream on top of parent
+    sync()                             what was applied survives a power failure
     prepare(id, parent)                writable: an empty layer on top of a committed one
       mount(id) -> path                its merged view appears on the host
       unmount(id)
       diff(id) / changes(id) / usage(id)
     remove(id)
+
+A driver that can unpack a layer before the layers beneath it are there (``STAGED_LAYERS``) makes a
+committed one in two steps, the first of them for many layers at once and in any order::
+
+    stage(id, stream)                  unpacked, but not there yet
+    finish(id, parent)                 put on its parent, and there
 
 Layers are stored as tar streams with the whiteouts of the OCI image specification (``.wh.name``,
 ``.wh..wh..opq``); :mod:`pyengine.archive` reads and writes them for any driver.
@@ -25,6 +32,7 @@ from typing import BinaryIO, ClassVar
 import msgspec
 
 from pyengine.contracts.base import Driver, Kind, Reconciled
+from pyengine.errors import Unsupported
 
 
 class StorageCapability(enum.StrEnum):
@@ -36,6 +44,8 @@ class StorageCapability(enum.StrEnum):
     VOLATILE = "volatile"
     #: ``merged`` shares page cache and disk blocks with the parents.
     COPY_ON_WRITE = "copy-on-write"
+    #: ``stage`` and ``finish``: layers are unpacked before their parents are there.
+    STAGED_LAYERS = "staged-layers"
 
 
 class ChangeKind(enum.IntEnum):
@@ -89,11 +99,49 @@ class StorageDriver(Driver):
         numeric. xattrs, hard links, devices, times (ns where PAX has them) and sparse files are
         kept. Nothing outside the layer is written, whatever the names or links in the tar say.
 
+        Called in a process of its own (:mod:`pyengine.engine.unpackers`) that has a driver instance
+        of its own over the same root, umask 0 and the capabilities CHOWN, DAC_OVERRIDE,
+        DAC_READ_SEARCH, FOWNER, FSETID, MKNOD, SETFCAP and SYS_ADMIN; several at a time in several
+        processes. It may be killed at any moment.
+
         After an exception nothing of the layer is left. After a crash midway the half-made layer
-        is not visible and ``reconcile`` removes it; the same call then succeeds.
+        is not visible, and ``remove`` or ``reconcile`` clears it away; the same call then succeeds.
+        It lasts through a power failure only after ``sync``.
 
         Raises ``InvalidParameter`` for a stream that is not a layer (names the entry), ``NotFound``
         if the parent is missing, ``OSError`` ENOSPC as it comes.
+        """
+
+    def stage(self, id: str, stream: BinaryIO) -> None:
+        """Unpack layer ``id`` as ``apply`` does, without knowing what it will lie upon.
+
+        What depends on that (whiteouts of what no layer beneath has, attributes of directories that
+        the tar only implies) is left to ``finish``. A staged layer is not visible: ``exists`` is
+        False, nothing can be made on it. Any instance over the same root can finish it. ``remove``
+        clears it away, and so does ``reconcile``, for which staged layers are half made. Staged
+        already, or even finished: the stream is read to its end, and no more.
+
+        Only with ``STAGED_LAYERS``; called like ``apply``, but without SYS_ADMIN. After an
+        exception nothing of the layer is left. Raises what ``apply`` raises for its stream.
+        """
+        raise Unsupported(f"storage driver {self.name} cannot unpack layers ahead of their parents")
+
+    def finish(self, id: str, parent: str | None) -> Usage:
+        """Make staged layer ``id`` a committed one on ``parent``, equal to what ``apply`` makes.
+
+        Called in the daemon. Quick: what takes long belongs into ``stage``. Lasts through a power
+        failure only after ``sync``. After an exception nothing of the layer is left, staged or
+        otherwise.
+
+        Raises ``NotFound`` if the layer was not staged or the parent is missing.
+        """
+        raise Unsupported(f"storage driver {self.name} cannot unpack layers ahead of their parents")
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Return when everything applied or finished until now survives a power failure.
+
+        Core calls it before it records layers: once for all layers of an image. May take long.
         """
 
     @abstractmethod
@@ -130,6 +178,8 @@ class StorageDriver(Driver):
     @abstractmethod
     def remove(self, id: str) -> None:
         """Unmount and delete layer ``id``. Fast: rename away, then delete in ``sweep``.
+
+        Also takes what is staged under that id, and what a killed ``stage`` or ``apply`` left.
 
         Raises ``Conflict`` if another layer has it as parent.
         """

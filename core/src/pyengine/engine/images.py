@@ -386,6 +386,8 @@ class Images:
             storage_id=storage_id,
             size=usage.bytes,
         )
+        # The record will be durable; so must be what it speaks of.
+        await self._calls.within(APPLY_DEADLINE, self._storage.sync)
         await self._database.commit(Put(self._layer_table, chain_id, layer))
         self._layers[chain_id] = layer
         self._hooks.storage_layer_applied(storage_id, diff_id, usage.bytes)

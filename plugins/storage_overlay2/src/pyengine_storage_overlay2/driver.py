@@ -8,9 +8,9 @@
     <id>/committed   present in layers of images; holds their bytes and inodes
     l/<short>        symlink to ../<id>/diff
 
-Ours are ``.making`` and ``.trash`` (see :mod:`pyengine.bases.layerdirs`), ``empty`` (the lowest
-layer of what has none) and ``<parent>-init``: the mount points of a runtime, one per parent, where
-Docker makes one per container.
+Ours are ``.making``, ``.staged`` and ``.trash`` (see :mod:`pyengine.bases.layerdirs`), ``empty``
+(the lowest layer of what has none) and ``<parent>-init``: the mount points of a runtime, one per
+parent, where Docker makes one per container. A staged layer has ``diff`` and a file ``staged``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
-from pyengine.archive import Whiteouts, measure, pack, unpack
+import msgspec
+
+from pyengine.archive import Deferred, Whiteouts, measure, pack, settle, unpack
 from pyengine.archive.changes import changes
 from pyengine.bases.layerdirs import LayerDirectories, check_id, make_mountpoints
 from pyengine.contracts.base import (
@@ -57,12 +59,21 @@ from pyengine_storage_overlay2.mounting import (
 
 _EMPTY = "empty"
 _INIT = "-init"
+_STAGED = "staged"
 #: Docker's bound: with 26-character links the options of so many layers fit a page.
 _MAX_LOWERS = 128
 _OPTIONS = frozenset(("overlay2.override_kernel_check", "overlay2.size"))
 _BOOLEANS = frozenset(("1", "t", "true", "0", "f", "false"))
 #: Docker's names in ``docker info``.
 _FILESYSTEMS = {"ext2": "extfs", "ext3": "extfs", "ext4": "extfs", "overlay": "overlayfs"}
+
+
+class _Staged(msgspec.Struct):
+    """What lies beside ``diff`` in a staged layer."""
+
+    bytes: int
+    inodes: int
+    deferred: Deferred
 
 
 class Overlay2(StorageDriver):
@@ -126,7 +137,7 @@ class Overlay2(StorageDriver):
         return Probe(True, details={"Backing Filesystem": backing})
 
     def capabilities(self) -> frozenset[StorageCapability]:
-        found = {StorageCapability.COPY_ON_WRITE}
+        found = {StorageCapability.COPY_ON_WRITE, StorageCapability.STAGED_LAYERS}
         if volatile_supported():
             found.add(StorageCapability.VOLATILE)
         return frozenset(found)
@@ -144,20 +155,56 @@ class Overlay2(StorageDriver):
 
     def apply(self, id: str, parent: str | None, stream: BinaryIO) -> Usage:
         check_id(id)
-        if self.exists(id):
+        if not self.exists(id):
+            self._lower_of_layer(parent)
+        self.stage(id, stream)
+        return self.finish(id, parent)
+
+    def stage(self, id: str, stream: BinaryIO) -> None:
+        check_id(id)
+        if self.exists(id) or self._layers.staged(id):
             while stream.read(1 << 20):
                 pass
-            return self.usage(id)
-        lower = "" if parent is None else self._lower_of_child(self._committed(parent))
-        with self._make(id, lower) as staging:
-            lowers = [Path(self._root, name) for name in lower.split(":") if name]
+            return
+        with self._layers.stage(id) as staging:
+            _mkdir(f"{staging}/diff", 0o755)
             failpoint("storage.unpack")
-            unpack(stream, f"{staging}/diff", self._whiteouts(), lowers)
-            size, inodes = measure(f"{staging}/diff")
-            _write(f"{staging}/committed", f"{size} {inodes}\n", 0o600)
-            # The image's record will be durable; so must be what it speaks of.
-            syscalls.syncfs(staging)
-        return Usage(bytes=size, inodes=inodes)
+            deferred = unpack(stream, f"{staging}/diff", self._whiteouts())
+            staged = _Staged(*measure(f"{staging}/diff"), deferred)
+            Path(staging, _STAGED).write_bytes(msgspec.msgpack.encode(staged))
+
+    def finish(self, id: str, parent: str | None) -> Usage:
+        check_id(id)
+        if self.exists(id):
+            return self.usage(id)
+        staging = self._layers.staged(id)
+        if staging is None:
+            raise NotFound(f"no such staged layer: {id}")
+        try:
+            lower = self._lower_of_layer(parent)
+            staged = msgspec.msgpack.decode(Path(staging, _STAGED).read_bytes(), type=_Staged)
+            lowers = [f"{self._root}/{link}" for link in lower.split(":") if link]
+            failpoint("storage.settle")
+            deleted = settle(f"{staging}/diff", staged.deferred, self._whiteouts(), lowers)
+            usage = Usage(bytes=staged.bytes, inodes=staged.inodes - deleted)
+            self._furnish(staging, id, lower)
+            _write(f"{staging}/committed", f"{usage.bytes} {usage.inodes}\n", 0o600)
+            os.unlink(f"{staging}/{_STAGED}")
+            self._layers.publish(id)
+        except BaseException:
+            self._layers.discard_half_made(id)
+            raise
+        return usage
+
+    def sync(self) -> None:
+        self._layers.ensure()
+        syscalls.syncfs(self._root)
+
+    def _lower_of_layer(self, parent: str | None) -> str:
+        """Content of the ``lower`` file of a committed layer on ``parent``."""
+        lower = "" if parent is None else self._lower_of_child(self._committed(parent))
+        _check_depth(lower)
+        return lower
 
     def prepare(
         self,
@@ -180,20 +227,23 @@ class Overlay2(StorageDriver):
     @contextmanager
     def _make(self, name: str, lower: str) -> Iterator[str]:
         """A new layer with all its files; becomes visible when the block ends."""
-        if lower.count(":") >= _MAX_LOWERS:
-            raise InvalidParameter(f"an image has at most {_MAX_LOWERS} layers")
-        os.makedirs(f"{self._root}/l", 0o700, exist_ok=True)
-        link = _new_link()
+        _check_depth(lower)
         with self._layers.make(name) as staging:
             _mkdir(f"{staging}/diff", 0o755)
-            _write(f"{staging}/link", link)
-            if lower:
-                os.mkdir(f"{staging}/work", 0o700)
-                os.mkdir(f"{staging}/merged", 0o700)
-                _write(f"{staging}/lower", lower)
-            failpoint("storage.link")
-            os.symlink(f"../{name}/diff", f"{self._root}/l/{link}")
+            self._furnish(staging, name, lower)
             yield staging
+
+    def _furnish(self, staging: str, name: str, lower: str) -> None:
+        """Everything of a layer but ``diff``, for what ``staging`` will be called ``name``."""
+        link = _new_link()
+        _write(f"{staging}/link", link)
+        if lower:
+            os.mkdir(f"{staging}/work", 0o700)
+            os.mkdir(f"{staging}/merged", 0o700)
+            _write(f"{staging}/lower", lower)
+        os.makedirs(f"{self._root}/l", 0o700, exist_ok=True)
+        failpoint("storage.link")
+        os.symlink(f"../{name}/diff", f"{self._root}/l/{link}")
 
     def _init_layer(self, base: str) -> str:
         """The layer of mount points on ``base``, made when the first container wants it."""
@@ -275,6 +325,7 @@ class Overlay2(StorageDriver):
 
     def remove(self, id: str) -> None:
         check_id(id)
+        self._layers.discard_half_made(id)
         if not self.exists(id):
             return
         if self._is_committed(id):
@@ -415,7 +466,7 @@ class Overlay2(StorageDriver):
                     continue  # what is lost is found out when it is needed
         return found
 
-    # Nothing here calls fsync but ``apply``: after a power failure the newest small files may be
+    # Nothing here calls fsync but ``sync``: after a power failure the newest small files may be
     # empty. Directories and symlinks are as they were, and say enough to write the files again.
 
     def _repair_shared(self, done: Reconciled) -> None:
@@ -512,6 +563,11 @@ class Overlay2(StorageDriver):
                 f"{_backing(self._root)} does not offer",
                 "leave the option out",
             )
+
+
+def _check_depth(lower: str) -> None:
+    if lower.count(":") >= _MAX_LOWERS:
+        raise InvalidParameter(f"an image has at most {_MAX_LOWERS} layers")
 
 
 def _mkdir(path: str, mode: int) -> None:

@@ -100,9 +100,10 @@ class ContentStore:
                 removed.append(digest[7:])
         return removed + [partial.name for partial in self.partial() if self.drop(partial)]
 
-    def remove(self, digest: str) -> None:
-        failpoint("content.remove")
-        self.path(digest).unlink(missing_ok=True)
+    def remove(self, *digests: str) -> None:
+        for digest in digests:
+            failpoint("content.remove")
+            self.path(digest).unlink(missing_ok=True)
 
     # -- ingests -----------------------------------------------------------------------------
 

@@ -74,6 +74,10 @@ class Database:
         self._thread = threading.Thread(target=self._write, name="database", daemon=True)
         self._thread.start()
 
+    def tables(self, prefix: str) -> list[str]:
+        """Tables whose name begins with ``prefix``. For the start only."""
+        return sorted(table for table in self._tables if table.startswith(prefix))
+
     def load(self, table: str, type: type[T]) -> dict[str, T]:
         """All records of ``table`` by key, in order of insertion. For the start only."""
         if table not in self._tables:

@@ -174,7 +174,7 @@ class FakeContainers:
     async def stats(self, ref: str) -> RuntimeStats:
         return RuntimeStats(cpu_total=5, memory_usage=7, memory_limit=9, pids=1)
 
-    async def size(self, ref: str) -> tuple[int, int]:
+    def size(self, ref: str) -> tuple[int, int]:
         return 10, 30
 
     def graph(self, ref: str) -> dict[str, Any]:

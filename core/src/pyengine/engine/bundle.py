@@ -162,6 +162,11 @@ class Bundles:
         if problems:
             raise EngineError("a container was not put away whole", "; ".join(problems))
 
+    def cgroup(self, container: Container) -> str:
+        """Path of its cgroup, as the hierarchies' roots see it."""
+        parent = container.host_config.cgroup_parent or self._settings.cgroup_parent
+        return f"/{parent.strip('/')}/{container.id}"
+
     def root(self, container: Container) -> int:
         """Descriptor of the mounted root, for look-ups inside; the caller closes it."""
         merged = self.storage(container).metadata(container.layer).get("MergedDir", "")
@@ -190,7 +195,6 @@ class Bundles:
         files.bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.exit.unlink(missing_ok=True)
         write_network_files(container, files, self._settings, hosts)
-        parent = host.cgroup_parent or self._settings.cgroup_parent
         spec = build(
             SpecInput(
                 container=container,
@@ -201,7 +205,7 @@ class Bundles:
                 hostname_path=str(files.hostname),
                 resolv_path=str(files.resolv),
                 shm_source=self._shm(container, files),
-                cgroups_path=f"/{parent.strip('/')}/{container.id}",
+                cgroups_path=self.cgroup(container),
                 namespaces=self._namespaces(container),
                 engine=self._settings.engine,
             )

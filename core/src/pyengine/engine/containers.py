@@ -42,6 +42,7 @@ from pyengine.engine.registry import TABLE, Live, Registry
 from pyengine.engine.removal import Removals
 from pyengine.engine.resolv import check_extra_hosts
 from pyengine.engine.sandbox import Sandboxes
+from pyengine.engine.usage import DiskUsage
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import (
     Conflict,
@@ -89,6 +90,7 @@ class Containers:
         sandboxes: Sandboxes,
         images: Images,
         volumes: Volumes,
+        usage: DiskUsage,
         drivers: Drivers,
         calls: Callable[[Kind, str], DriverCalls],
         events: Events,
@@ -104,6 +106,7 @@ class Containers:
         self._sandboxes = sandboxes
         self._images = images
         self._volumes = volumes
+        self._usage = usage
         self._drivers = drivers
         self._calls = calls
         self._events = events
@@ -142,16 +145,15 @@ class Containers:
         """Ids of running execs."""
         return [run.id for run in self._registry.live(ref).execs.values() if run.running]
 
-    async def size(self, ref: str) -> tuple[int, int]:
-        """(bytes of the writable layer, bytes of it and the image)."""
+    def size(self, ref: str) -> tuple[int, int]:
+        """(bytes of the writable layer, bytes of it and the image), as of a moment ago."""
         record = self.get(ref)
-        storage = self._storage(record)
-        usage = await self._calls(Kind.STORAGE, storage.name)(storage.usage, record.layer)
+        written = self._usage.layer(record.id)
         try:
             image = self._images.get(record.image).size
         except EngineError:
             image = 0
-        return usage.bytes, usage.bytes + image
+        return written, written + image
 
     # -- create, rename, remove ----------------------------------------------------------------
 
@@ -274,7 +276,7 @@ class Containers:
         removed, freed = [], 0
         for record in self.list(all=True, filters=stopped):
             with contextlib.suppress(EngineError):
-                size, _ = await self.size(record.id)
+                size = await self._usage.fresh(record.id)
                 await self.remove(record.id)
                 removed.append(record.id)
                 freed += size

@@ -38,6 +38,7 @@ from pyengine.engine.restore import Restore
 from pyengine.engine.sandbox import Sandboxes
 from pyengine.engine.system import System
 from pyengine.engine.units import parse_size
+from pyengine.engine.usage import DiskUsage
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import DriverUnavailable, EngineError, Unavailable
 from pyengine.hooks.manager import Hooks
@@ -72,6 +73,7 @@ class Engine:
     events: Events
     images: Images
     volumes: Volumes
+    usage: DiskUsage
     networks: Networks
     containers: Containers
     execs: Execs
@@ -122,6 +124,7 @@ class Engine:
         for live in self._registry:
             self.execs.restore(live)
         await self.portproxy.update()
+        self.usage.start()
         self._healer = asyncio.create_task(self._heal())
         for entry in driver_module.discover(["pyengine.api"]).get("pyengine.api", []):
             frontend: Frontend = entry.load()(self)
@@ -153,6 +156,7 @@ class Engine:
                 log.warning("while taking down networks: %s", error)
             if not self.config.cgroup_parent:
                 Cgroup(self._cgroup_parent).remove_empty()
+        await self.usage.close()
         self.events.close()
         await self.supervisor.close(keep_shims=True)
         self.database.close()
@@ -289,10 +293,12 @@ class Engine:
         self.lifecycle = Lifecycle(
             self._registry, self.supervisor, bundles, sandboxes, removals, self.events, self.hooks
         )
+        self.usage = DiskUsage(self.database, self._registry, self.volumes, self.drivers, bundles)
+        self.events.inform(self.usage.heard)
         self.containers = Containers(
             self._registry, self.lifecycle, removals, bundles, sandboxes, self.images,
-            self.volumes, self.drivers, self.calls, self.events, self.hooks, host, options,
-            Defaults(config.default_ipc_mode, config.default_cgroupns_mode),
+            self.volumes, self.usage, self.drivers, self.calls, self.events, self.hooks, host,
+            options, Defaults(config.default_ipc_mode, config.default_cgroupns_mode),
         )  # fmt: skip
         self.execs = Execs(self.containers, bundles, self.events, self.hooks)
         self.system = System(

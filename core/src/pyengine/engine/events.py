@@ -65,6 +65,12 @@ class Events:
         self._unsaved: list[Change] = [Delete(TABLE, _key(e.sequence)) for e in past[:-KEEP]]
         self._timer: asyncio.TimerHandle | None = None
         self._listeners: set[asyncio.Queue[Event | None]] = set()
+        self._services: list[Callable[[Event], None]] = []
+
+    def inform(self, service: Callable[[Event], None]) -> None:
+        """Call ``service`` with each event from now on: within :meth:`emit`, so it must be quick
+        and must not raise."""
+        self._services.append(service)
 
     def emit(
         self, type: str, action: str, id: str, attributes: Mapping[str, str] | None = None
@@ -78,6 +84,8 @@ class Events:
         self._unsaved.append(Put(TABLE, _key(event.sequence), event))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH, self.flush)
+        for service in self._services:
+            service(event)
         for queue in self._listeners:
             queue.put_nowait(event)
         self._tell(event.message())

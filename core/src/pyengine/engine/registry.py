@@ -74,6 +74,9 @@ class Registry:
     def __len__(self) -> int:
         return len(self._live)
 
+    def __contains__(self, id: str) -> bool:
+        return id in self._live
+
     def trace(self, ref: str) -> list[Step]:
         """The steps of a container's last start. One that was removed, as ``--rm`` does before its
         client can ask, is remembered for a while, by its id."""

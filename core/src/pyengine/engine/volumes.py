@@ -49,6 +49,9 @@ class Volumes:
         self._leaving: set[str] = set()
         self.users: Callable[[str], list[str]] = lambda name: []
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._records
+
     def all(self) -> dict[str, VolumeRecord]:
         """Every record by name: a snapshot."""
         return dict(self._records)
@@ -217,8 +220,8 @@ class Volumes:
     async def usage(self, name: str) -> int:
         """Bytes in the volume."""
         record = self.get(name)
-        return await self._calls(Kind.VOLUME, record.driver)(
-            self._driver(record.driver).usage, name
+        return await self._calls(Kind.VOLUME, record.driver).within(
+            600, self._driver(record.driver).usage, name
         )
 
     async def mount(self, name: str, container: str, point: MountPoint) -> Path:

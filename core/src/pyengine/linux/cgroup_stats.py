@@ -32,6 +32,17 @@ def read_stats(cgroup: Cgroup) -> RuntimeStats:
     return stats
 
 
+def cpu_time(cgroup: Cgroup) -> int:
+    """Processor time used here and below so far, in ns; -1 if the host does not count it."""
+    if cgroup.layout.find("cpuacct") is not None:
+        return int(_read(cgroup, "cpuacct", "cpuacct.usage") or -1)
+    unified = cgroup.layout.unified
+    if unified is None:
+        return -1
+    table = _table(read(cgroup.directory_in(unified) + "/cpu.stat"))
+    return table["usage_usec"] * 1000 if "usage_usec" in table else -1
+
+
 def _read(cgroup: Cgroup, controller: str, name: str) -> str:
     hierarchy = cgroup.layout.find(controller)
     if hierarchy is None:

@@ -59,7 +59,7 @@ async def list_(call: Call) -> web.StreamResponse:
                 container,
                 call.version,
                 image_id=image_id,
-                size=await engine.containers.size(container.id) if with_size else None,
+                size=engine.containers.size(container.id) if with_size else None,
             )
             for container in found
         ]
@@ -76,7 +76,7 @@ async def inspect(call: Call) -> web.StreamResponse:
             graph=engine.containers.graph(container.id),
             exec_ids=engine.containers.exec_ids(container.id),
             directory=engine.places.data_root / "containers" / container.id,
-            size=await engine.containers.size(container.id) if call.query.flag("size") else None,
+            size=engine.containers.size(container.id) if call.query.flag("size") else None,
         )
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from multidict import CIMultiDict
@@ -14,6 +14,11 @@ from pyengine_api_docker import objects, views
 from pyengine_api_docker.endpoints.containers import image_resolver
 from pyengine_api_docker.endpoints.images import summaries
 from pyengine_api_docker.http import JSON, Call, empty, json
+
+if TYPE_CHECKING:
+    from pyengine.engine.engine import Engine
+
+Body = dict[str, Any]
 
 _KINDS = frozenset({"container", "image", "volume", "build-cache"})
 
@@ -97,44 +102,59 @@ async def events(call: Call) -> web.StreamResponse:
 
 
 async def disk_usage(call: Call) -> web.StreamResponse:
-    engine = call.engine
+    """A look-up: nothing is measured for it. Since 1.42 ``type`` chooses, and what was not chosen
+    is null."""
     kinds = call.query.all("type") if call.version >= 42 else []
     for kind in kinds:
         if kind not in _KINDS:
             raise InvalidParameter(f"unknown object type: {kind}")
     wanted = frozenset(kinds) or _KINDS
-    body: dict[str, Any] = {}
-    if "image" in wanted:
-        body["LayersSize"] = engine.images.layers_size()
-        images = summaries(call, engine.images.list(), count=True)
-        for image in images:
-            image["SharedSize"] = engine.images.shared_size(image["Id"])
-        body["Images"] = images
-    if "container" in wanted:
-        image_id = image_resolver(engine)
-        body["Containers"] = [
-            views.summary(
-                container,
-                call.version,
-                image_id=image_id,
-                size=await engine.containers.size(container.id),
-            )
-            for container in engine.containers.list(all=True)
-        ]
-    if "volume" in wanted:
-        body["Volumes"] = [
-            objects.volume(record, engine.volumes.mountpoint(record.name))
-            | {
-                "UsageData": {
-                    "RefCount": len(engine.volumes.users(record.name)),
-                    "Size": await engine.volumes.usage(record.name),
-                }
+    engine = call.engine
+    engine.usage.revisit()
+    return json(
+        {
+            "LayersSize": engine.images.layers_size() if "image" in wanted else 0,
+            "Images": _images(call) if "image" in wanted else None,
+            "Containers": _containers(call) if "container" in wanted else None,
+            "Volumes": _volumes(engine) if "volume" in wanted else None,
+            "BuildCache": [] if "build-cache" in wanted else None,
+        }
+    )
+
+
+def _images(call: Call) -> list[Body]:
+    images = call.engine.images
+    rows = summaries(call, images.list(), count=True)
+    for row in rows:
+        row["SharedSize"] = images.shared_size(row["Id"])
+    return rows
+
+
+def _containers(call: Call) -> list[Body]:
+    engine = call.engine
+    image_id = image_resolver(engine)
+    return [
+        views.summary(
+            record, call.version, image_id=image_id, size=engine.containers.size(record.id)
+        )
+        for record in engine.containers.list(all=True)
+    ]
+
+
+def _volumes(engine: Engine) -> list[Body]:
+    """Those with options are left out, as with dockerd: what they stand for is elsewhere."""
+    references = engine.usage.references()
+    return [
+        objects.volume(record, engine.volumes.mountpoint(record.name))
+        | {
+            "UsageData": {
+                "RefCount": references.get(record.name, 0),
+                "Size": engine.usage.volume(record.name),
             }
-            for record in engine.volumes.list()
-        ]
-    if "build-cache" in wanted:
-        body["BuildCache"] = []
-    return json(body)
+        }
+        for record in engine.volumes.list()
+        if not record.options
+    ]
 
 
 async def auth(call: Call) -> web.StreamResponse:

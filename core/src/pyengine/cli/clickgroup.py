@@ -13,6 +13,7 @@ import click
 
 from pyengine.cli import registry
 from pyengine.cli.client import CommandError
+from pyengine.cli.credentials import Credentials
 from pyengine.cli.flags import Command, Flag, Options, UsageError
 from pyengine.cli.session import GLOBAL_FLAGS, Session
 
@@ -32,7 +33,8 @@ def _option(flag: Flag) -> click.Option:
 
 
 class _Names(click.ParamType):  # type: ignore[type-arg]
-    """Completes what a command works on by asking the engine; silent where none answers."""
+    """Completes what a command works on by asking the engine (for registries: what is stored);
+    silent where nothing answers."""
 
     name = "name"
 
@@ -43,7 +45,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[Any]:
         try:
-            names = self._names(Session(Options(GLOBAL_FLAGS)))
+            names = self._known(Session(Options(GLOBAL_FLAGS)))
         except CommandError:
             return []
         return [
@@ -52,7 +54,9 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
             if name.startswith(incomplete)
         ]
 
-    def _names(self, session: Session) -> list[str]:
+    def _known(self, session: Session) -> list[str]:
+        if "SERVER" in self._usage:
+            return Credentials(session.config_dir()).servers()
         client = session.client
         if "CONTAINER" in self._usage:
             found = client.get("/containers/json", {"all": True})

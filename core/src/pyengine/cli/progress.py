@@ -2,78 +2,111 @@
 
 from __future__ import annotations
 
-from pyengine.cli import reference, units
-from pyengine.cli.client import Client, CommandError, json_lines
+import os
+
+from pyengine.cli import reference
+from pyengine.cli.client import CommandError, json_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TextIO
+    from collections.abc import Iterator
+    from typing import Any, BinaryIO, TextIO
 
+    from pyengine.cli.bars import Bars
     from pyengine.cli.http import Response
+    from pyengine.cli.session import Session
+
+_CHUNK = 1 << 20
 
 
 def describe(message: dict[str, Any]) -> str:
-    """One message as a line: id, status, and how far it is."""
+    """One message as a line: id and status, or what a stream says."""
     if "stream" in message:
         return str(message["stream"]).rstrip("\n")
     text = str(message.get("status") or "")
-    if message.get("id"):
-        text = f"{message['id']}: {text}"
-    detail = message.get("progressDetail") or {}
-    if detail.get("total"):
-        current = units.human_size(detail.get("current", 0))
-        text += f" {current}/{units.human_size(detail['total'])}"
-    return text
+    return f"{message['id']}: {text}" if message.get("id") else text
 
 
-def show(response: Response, out: TextIO | None) -> list[Any]:
+def show(response: Response, out: TextIO | None, source: str = "") -> list[Any]:
     """Print messages as they come; CommandError for one that tells of an error.
 
-    On a terminal a step that goes on rewrites its line; elsewhere only its beginning and end
-    are printed, as in Docker. Returns what came in ``aux``.
+    On a terminal the layers' steps are drawn as bars, and ``source`` says where the bytes come from
+    or go to; elsewhere only the steps' beginnings and ends are printed, as in Docker. Returns what
+    came in ``aux``.
     """
-    terminal = out is not None and out.isatty()
-    lines: dict[str, int] = {}
+    bars = _bars(out, source)
     extra: list[Any] = []
-    for message in json_lines(response):
-        failure = message.get("errorDetail") or message.get("error")
-        if failure:
-            text = failure.get("message") if isinstance(failure, dict) else failure
-            raise CommandError(str(text))
-        if message.get("aux") is not None:
-            extra.append(message["aux"])
-        elif out is not None:
-            _print(message, out, terminal, lines)
+    try:
+        for message in json_lines(response):
+            failure = message.get("errorDetail") or message.get("error")
+            if failure:
+                text = failure.get("message") if isinstance(failure, dict) else failure
+                raise CommandError(str(text))
+            if message.get("aux") is not None:
+                extra.append(message["aux"])
+            elif out is not None:
+                _print(message, out, bars)
+    finally:
+        if bars is not None:
+            bars.close()
     if out is not None:
         out.flush()
     return extra
 
 
-def _print(message: dict[str, Any], out: TextIO, terminal: bool, lines: dict[str, int]) -> None:
-    identity = message.get("id")
+def _bars(out: TextIO | None, source: str, noun: str = "layers") -> Bars | None:
+    if out is None or not out.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    from pyengine.cli.bars import Bars
+
+    return Bars(out, source, noun)
+
+
+def _print(message: dict[str, Any], out: TextIO, bars: Bars | None) -> None:
     text = describe(message)
-    if terminal and identity and message.get("status"):
-        if identity not in lines:
-            lines[identity] = len(lines)
-            out.write("\n")
-        up = len(lines) - lines[identity]
-        out.write(f"\x1b[{up}A\r\x1b[2K{text}\x1b[{up}B\r")
-    elif text and (terminal or not message.get("progressDetail")):
+    if bars is not None:
+        if message.get("id") and message.get("status") and "progressDetail" in message:
+            bars.update(message)
+        elif text:
+            bars.print(text)
+    elif text and not message.get("progressDetail"):
         out.write(text + "\n")
-    out.flush()
+        out.flush()
 
 
 def show_pull(
-    client: Client,
+    session: Session,
     image: str,
     platform: str,
     *,
     quiet: bool,
     out: TextIO,
     all_tags: bool = False,
-    headers: dict[str, str] | None = None,
 ) -> None:
     """Pull an image and show how it goes; CommandError if it fails."""
+    from pyengine.cli import credentials
+
     name, tag = reference.split(image)
+    if "@" in image:
+        # The digest says it all, whatever tag stands before it.
+        name = reference.split(name)[0]
     query = {"fromImage": name, "tag": "" if all_tags else tag or "latest", "platform": platform}
-    show(client.open("POST", "/images/create", query, headers=headers), None if quiet else out)
+    headers = credentials.header(session, image)
+    response = session.client.open("POST", "/images/create", query, headers=headers)
+    server = reference.normalize(name).partition("/")[0]
+    show(response, None if quiet else out, f"from {server}")
+
+
+def upload(file: BinaryIO, out: TextIO) -> Iterator[bytes]:
+    """The file in pieces; on a terminal a bar tells how much of it has been sent."""
+    bars = _bars(out, "", noun="")
+    size = os.fstat(file.fileno()).st_size if bars is not None else 0
+    sent = 0
+    while data := file.read(_CHUNK):
+        yield data
+        sent += len(data)
+        if bars is not None:
+            detail = {"current": sent, "total": size}
+            bars.update({"id": "archive", "status": "Sending", "progressDetail": detail})
+    if bars is not None:
+        bars.close()

@@ -29,6 +29,8 @@ COMMANDS: dict[str, str] = {
     "inspect": "inspect:inspect",
     "kill": "containers:kill",
     "load": "images:load",
+    "login": "login:login",
+    "logout": "login:logout",
     "logs": "logs:logs",
     "pause": "containers:pause",
     "port": "containers:port",

@@ -4,33 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from pyengine.cli import progress, reference
+from pyengine.cli import credentials, platforms, progress, reference
 from pyengine.cli.client import CommandError, quote
 from pyengine.cli.flags import Flag, Options, command
 from pyengine.cli.session import Session
-
-_DOCKER_HUB = "https://index.docker.io/v1/"
-
-
-def credentials(session: Session, image: str) -> dict[str, str]:
-    """The header with the registry's credentials from config.json, as the API wants them."""
-    import base64
-    import json
-
-    first, slash, _ = image.partition("/")
-    is_host = slash and ("." in first or ":" in first or first == "localhost")
-    server = first if is_host and first != "docker.io" else _DOCKER_HUB
-    stored = session.config().get("auths")
-    entry = stored.get(server) if isinstance(stored, dict) else None
-    if not isinstance(entry, dict):
-        return {}
-    auth = {key: str(entry[key]) for key in ("identitytoken", "registrytoken") if entry.get(key)}
-    if entry.get("auth"):
-        user, _, password = base64.b64decode(str(entry["auth"])).decode().partition(":")
-        auth.update(username=user, password=password)
-    auth["serveraddress"] = server
-    encoded = base64.urlsafe_b64encode(json.dumps(auth).encode()).decode()
-    return {"X-Registry-Auth": encoded}
 
 
 def _split(image: str) -> tuple[str, str]:
@@ -63,24 +40,27 @@ def _split(image: str) -> tuple[str, str]:
 )
 def pull(session: Session, options: Options, arguments: list[str]) -> None:
     image = arguments[0]
-    name, tag = _split(image)
+    _, tag = _split(image)
     if options["all-tags"] and tag:
         raise CommandError("tag can't be used with --all-tags/-a")
     if not tag and not options["all-tags"] and not options["quiet"]:
         print("Using default tag: latest", flush=True)
     progress.show_pull(
-        session.client,
+        session,
         image,
         options["platform"],
         quiet=options["quiet"],
         out=sys.stdout,
         all_tags=options["all-tags"],
-        headers=credentials(session, image),
     )
+    print(_whole(image, options["all-tags"]))
+
+
+def _whole(image: str, all_tags: bool) -> str:
+    """The full name, with registry and tag."""
+    name, tag = reference.split(image)
     whole = reference.normalize(name)
-    if not options["all-tags"]:
-        whole += f"{'@' if '@' in image else ':'}{tag or 'latest'}"
-    print(whole)
+    return whole if all_tags else f"{whole}{'@' if '@' in image else ':'}{tag or 'latest'}"
 
 
 @command(
@@ -107,10 +87,10 @@ def push(session: Session, options: Options, arguments: list[str]) -> None:
         tag = "latest"
         if not options["quiet"]:
             print("Using default tag: latest", flush=True)
-    headers = credentials(session, image) or {"X-Registry-Auth": "e30="}
-    response = session.client.open(
-        "POST", f"/images/{quote(name)}/push", {"tag": tag}, headers=headers
-    )
-    progress.show(response, None if options["quiet"] else sys.stdout)
+    query = {"tag": tag, "platform": platforms.parse(options["platform"])}
+    headers = credentials.header(session, image)
+    response = session.client.open("POST", f"/images/{quote(name)}/push", query, headers=headers)
+    server = reference.normalize(name).partition("/")[0]
+    progress.show(response, None if options["quiet"] else sys.stdout, f"to {server}")
     if options["quiet"]:
-        print(image)
+        print(_whole(image, options["all-tags"]))

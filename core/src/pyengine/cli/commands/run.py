@@ -86,21 +86,21 @@ def _id_file(path: str) -> Iterator[Callable[[str], None]]:
             os.unlink(path)
 
 
-def _pull(client: Client, options: Options, image: str) -> None:
+def _pull(session: Session, options: Options, image: str) -> None:
     from pyengine.cli.progress import show_pull
 
-    show_pull(client, image, options["platform"], quiet=options["quiet"], out=sys.stderr)
+    show_pull(session, image, options["platform"], quiet=options["quiet"], out=sys.stderr)
 
 
-def create_container(client: Client, options: Options, body: dict[str, Any]) -> str:
+def create_container(session: Session, options: Options, body: dict[str, Any]) -> str:
     """Create, pulling the image first if it is missing and may be pulled. Returns the id."""
-    image = body["Image"]
+    client, image = session.client, body["Image"]
     query = {"name": options["name"], "platform": options["platform"]}
     rows, columns = streams.terminal_size()
     body["HostConfig"]["ConsoleSize"] = [rows, columns]
     with _id_file(options["cidfile"]) as write_id:
         if options["pull"] == "always":
-            _pull(client, options, image)
+            _pull(session, options, image)
         try:
             created = client.post("/containers/create", query, body)
         except ApiError as error:
@@ -111,7 +111,7 @@ def create_container(client: Client, options: Options, body: dict[str, Any]) -> 
                 print(
                     f"Unable to find image '{reference.familiar(image)}' locally", file=sys.stderr
                 )
-            _pull(client, options, image)
+            _pull(session, options, image)
             created = client.post("/containers/create", query, body)
         for warning in created.get("Warnings") or []:
             print("WARNING:", warning, file=sys.stderr)
@@ -146,7 +146,7 @@ def wait_result(response: Response) -> int:
 def create(session: Session, options: Options, arguments: list[str]) -> None:
     _pull_choice(options, "create")
     body = _body(options, arguments, "create")
-    print(create_container(session.client, options, body))
+    print(create_container(session, options, body))
 
 
 @command(
@@ -173,7 +173,7 @@ def run(session: Session, options: Options, arguments: list[str]) -> int:
     keys = session.detach_keys(options["detach-keys"])
     detach = streams.detach_sequence(keys)
     try:
-        container = create_container(client, options, body)
+        container = create_container(session, options, body)
     except CommandError as error:
         raise RunError(str(error), "run", _exit_code(str(error)))
     attached = any(body[f"Attach{name}"] for name in ("Stdin", "Stdout", "Stderr"))

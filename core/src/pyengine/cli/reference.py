@@ -46,6 +46,7 @@ def check(image: str) -> None:
     if re.fullmatch(r"(sha256:)?[0-9a-f]{64}", image):
         return
     name, label = split(image)
+    name, tag = split(name) if "@" in image else (name, "")
     full = normalize(name)
     remote = full.partition("/")[2]
     if remote != remote.lower():
@@ -53,7 +54,6 @@ def check(image: str) -> None:
     if not _NAME.fullmatch(full):
         raise ValueError(_BAD)
     if "@" in image:
-        tag = split(name)[1]
         valid = bool(_DIGEST.fullmatch(label)) and (not tag or bool(_TAG.fullmatch(tag)))
     else:
         valid = bool(_TAG.fullmatch(label)) if label else not image.endswith(":")

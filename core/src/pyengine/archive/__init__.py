@@ -6,6 +6,7 @@ the kernel for how overlay spells them.
 """
 
 from pyengine.archive.compression import HashingReader, decompress
+from pyengine.archive.listing import Listed, list_layer
 from pyengine.archive.pack import Packer, measure, pack
 from pyengine.archive.reader import Entry, TarReader
 from pyengine.archive.settle import Deferred, settle
@@ -16,10 +17,12 @@ __all__ = [
     "Deferred",
     "Entry",
     "HashingReader",
+    "Listed",
     "Packer",
     "TarReader",
     "Whiteouts",
     "decompress",
+    "list_layer",
     "measure",
     "pack",
     "settle",

@@ -6,7 +6,12 @@ import bz2
 import hashlib
 import io
 import lzma
+import os
+import queue
+import stat
+import threading
 import zlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import zstandard
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK = 1 << 20
+#: How many pieces of that size wait for whoever reads a :class:`LayerStream`.
+_AHEAD = 4
 
 _MAGIC = (
     (b"\x1f\x8b\x08", "gzip"),
@@ -154,3 +161,86 @@ class HashingReader(io.RawIOBase):
     def digest(self) -> str:
         """``sha256:<hex>`` of what was read so far."""
         return "sha256:" + self._hash.hexdigest()
+
+
+class DiffIdMismatch(InvalidParameter):
+    """A layer is not the one that was announced. ``expected`` and ``got`` are its digests."""
+
+    def __init__(self, expected: str, got: str) -> None:
+        super().__init__(f'invalid diffID for layer: expected "{expected}", got "{got}"')
+        self.expected = expected
+        self.got = got
+
+
+class LayerStream(io.RawIOBase):
+    """The uncompressed bytes of the layer in descriptor ``source``, made on a thread of its own.
+
+    A regular file is read from its beginning, whatever its offset; anything else as it comes. With
+    ``diff_id``, a stream of another digest ends with ``DiffIdMismatch``: so nobody ever sees a
+    complete stream of a wrong layer. ``progress`` is called with the number of bytes taken from
+    ``source``, on that thread. ``size`` and ``digest`` hold once the end was read.
+    """
+
+    def __init__(
+        self, source: int, diff_id: str = "", progress: Callable[[int], None] | None = None
+    ) -> None:
+        self._source = _Source(source, progress)
+        self._diff_id = diff_id
+        self._pieces: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
+        self._piece = memoryview(b"")
+        self._ended = False
+        self.size = 0
+        self.digest = ""
+        threading.Thread(target=self._work, name="decompress", daemon=True).start()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._piece and not self._ended:
+            self._next()
+        piece = self._piece if size < 0 else self._piece[:size]
+        self._piece = self._piece[len(piece) :]
+        whole = piece.obj
+        return whole if isinstance(whole, bytes) and len(whole) == len(piece) else bytes(piece)
+
+    def _next(self) -> None:
+        piece = self._pieces.get()
+        if isinstance(piece, BaseException):
+            raise piece
+        self._piece = memoryview(piece)
+        if not piece:
+            self._ended = True
+            if self._diff_id and self.digest != self._diff_id:
+                raise DiffIdMismatch(self._diff_id, self.digest)
+
+    def _work(self) -> None:
+        digest = hashlib.sha256()
+        try:
+            plain = decompress(cast(BinaryIO, self._source))
+            while piece := plain.read(CHUNK):
+                digest.update(piece)
+                self.size += len(piece)
+                self._pieces.put(piece)
+            self.digest = "sha256:" + digest.hexdigest()
+            self._pieces.put(b"")
+        except BaseException as error:
+            self._pieces.put(error)
+
+
+class _Source:
+    def __init__(self, fd: int, progress: Callable[[int], None] | None) -> None:
+        self._fd = fd
+        self._progress = progress
+        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        if self._is_file:
+            piece = os.pread(self._fd, size, self._position)
+        else:
+            piece = os.read(self._fd, size)
+        self._position += len(piece)
+        if self._progress is not None:
+            self._progress(self._position)
+        return piece

@@ -61,8 +61,8 @@ def list_layer(stream: BinaryIO) -> Iterator[Listed]:
             if name == OPAQUE:
                 yield Listed(_text(directory), "opaque")
         elif name.startswith(WHITEOUT):
-            removed = name[len(WHITEOUT) :]
-            yield Listed(_text(directory + b"/" + removed if directory else removed), "whiteout")
+            removed = path.removesuffix(name) + name.removeprefix(WHITEOUT)
+            yield Listed(_text(removed), "whiteout")
         elif path:
             kind = _KINDS.get(entry.type)
             if kind is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform as host
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,18 +24,36 @@ _MACHINES = {"x86_64": ("amd64", ""), "aarch64": ("arm64", ""), "armv7l": ("arm"
 #: What else a processor runs: containerd's default variants.
 _DEFAULT_VARIANT = {"arm64": "v8", "arm": "v7"}
 
-INDEX_TYPES = frozenset(
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+INDEX_TYPES = frozenset((OCI_INDEX, DOCKER_INDEX))
+MANIFEST_TYPES = frozenset((OCI_MANIFEST, DOCKER_MANIFEST))
+#: Some registries have lost what kind of JSON the configuration is.
+CONFIG_TYPES = frozenset((OCI_CONFIG, DOCKER_CONFIG, "", "application/octet-stream"))
+LAYER_TYPES = frozenset(
     (
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
+        OCI_LAYER,
+        *(f"{OCI_LAYER}+{compression}" for compression in ("gzip", "zstd")),
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+        DOCKER_LAYER,
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
     )
 )
-MANIFEST_TYPES = frozenset(
-    (
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    )
-)
+#: Said of what is not a media type of its own.
+_UNTYPED = frozenset(("", "application/json", "application/octet-stream", "text/plain"))
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Platform(msgspec.Struct, omit_defaults=True):
@@ -100,7 +119,15 @@ class Manifest(msgspec.Struct, rename="camel", omit_defaults=True):
     layers: list[Descriptor]
     schema_version: int = 2
     media_type: str = ""
+    artifact_type: str = ""
+    subject: Descriptor | None = None
     annotations: dict[str, str] | None = None
+
+    @property
+    def artifact(self) -> str:
+        """What it is if it is no image: an SBOM, a chart, a module; else empty."""
+        kind = self.config.media_type
+        return "" if kind in CONFIG_TYPES else self.artifact_type or kind
 
 
 class Index(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -164,6 +191,76 @@ def decode(data: bytes, type: type[T], what: str) -> T:
         raise InvalidParameter(f"invalid {what}", str(error)) from error
 
 
+def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
+    """A manifest or an index, checked. ``media_type``: what the registry or a descriptor said it
+    is, or empty.
+
+    Raises ``InvalidParameter`` for what is neither, for what contradicts itself (one that could be
+    read as both is refused: CVE-2021-41190), for schema 1, and for unknown types of an image's
+    layers. The configurations and layers of artifacts may be of any type.
+    """
+    media_type = media_type.partition(";")[0].strip().lower()
+    head = decode(data, _Head, "manifest")
+    if head.schema_version == 1 or media_type.startswith(_SCHEMA_1):
+        raise InvalidParameter(
+            "images of Docker's manifest schema 1 are not supported",
+            help="ask its author to push it again as an OCI image or with manifest schema 2",
+        )
+    if head.schema_version != 2:
+        raise InvalidParameter("invalid manifest", f"schemaVersion is {head.schema_version}")
+    if media_type in _UNTYPED:
+        media_type = head.media_type
+    elif head.media_type and head.media_type != media_type:
+        raise InvalidParameter(
+            "invalid manifest", f"its mediaType is {head.media_type}, announced was {media_type}"
+        )
+    is_index = head.manifests is not msgspec.UNSET
+    is_image = head.layers is not msgspec.UNSET or head.config is not msgspec.UNSET
+    if is_index and is_image:
+        raise InvalidParameter("invalid manifest", "it has both manifests and layers")
+    if not media_type:
+        media_type = OCI_INDEX if is_index else OCI_MANIFEST
+    if media_type not in INDEX_TYPES | MANIFEST_TYPES:
+        raise InvalidParameter(f"unsupported manifest media type: {media_type}")
+    if (media_type in INDEX_TYPES) != is_index:
+        raise InvalidParameter("invalid manifest", f"it is not what {media_type} promises")
+    if is_index:
+        index = decode(data, Index, "index")
+        index.media_type = media_type
+        for descriptor in index.manifests or []:
+            _check(descriptor)
+        return index
+    manifest = decode(data, Manifest, "manifest")
+    manifest.media_type = media_type
+    for descriptor in (manifest.config, *manifest.layers):
+        _check(descriptor)
+    if not manifest.artifact:
+        for layer in manifest.layers:
+            if layer.media_type not in LAYER_TYPES:
+                raise InvalidParameter(f"unsupported layer media type: {layer.media_type}")
+    return manifest
+
+
+class _Head(msgspec.Struct, rename="camel"):
+    """What says which kind of manifest it is."""
+
+    schema_version: int = 0
+    media_type: str = ""
+    manifests: Any = msgspec.UNSET
+    layers: Any = msgspec.UNSET
+    config: Any = msgspec.UNSET
+
+
+def _check(descriptor: Descriptor) -> None:
+    if not _DIGEST.fullmatch(descriptor.digest):
+        raise InvalidParameter(
+            f"invalid manifest: unsupported digest {descriptor.digest!r}",
+            help="only sha256 is supported",
+        )
+    if descriptor.size < 0:
+        raise InvalidParameter(f"invalid manifest: {descriptor.digest} has a negative size")
+
+
 def digest(data: bytes) -> str:
     """``sha256:<hex>``."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
@@ -173,5 +270,10 @@ def chain_ids(diff_ids: list[str]) -> list[str]:
     """The name of each layer together with those beneath it (config.md, "Layer ChainID")."""
     chain: list[str] = []
     for diff_id in diff_ids:
-        chain.append(digest(f"{chain[-1]} {diff_id}".encode()) if chain else diff_id)
+        chain.append(chain_id(chain[-1] if chain else "", diff_id))
     return chain
+
+
+def chain_id(parent: str, diff_id: str) -> str:
+    """The name of a layer on those of chain id ``parent``, which may be empty."""
+    return digest(f"{parent} {diff_id}".encode()) if parent else diff_id

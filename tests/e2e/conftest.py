@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import shutil
+import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from harness import EngineProcess, leftovers
+from harness import EngineProcess, Failed, leftovers
+
+from tests.registries.lab import Lab
 
 _numbers = itertools.count(1)
 
@@ -82,6 +89,104 @@ class Docker:
     def clean(self) -> None:
         if self._names:
             self("rm", "-f", "-v", *self._names, check=False)
+
+
+class Site:
+    """An engine of its own for a module, with registries around it and a CLI beside it.
+
+    The CLI runs in the engine's network namespace, since it talks to registries itself, with a
+    configuration of its own (``config``, as DOCKER_CONFIG).
+    """
+
+    def __init__(self, root: Path, docker: str, busybox: Path) -> None:
+        self.root = root
+        self._busybox = busybox
+        self.config = root / "client"
+        self.daemon_json = root / "daemon.json"
+        self.daemon_json.write_text("{}")
+        self.engine = EngineProcess(
+            root / "engine", docker, "--config-file", str(self.daemon_json), "--debug"
+        )
+        self.lab = Lab(self.engine.namespace, root / "lab")
+
+    def __call__(
+        self, *words: str, check: bool = True, timeout: float = 60, config: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """The docker CLI; ``Failed`` on an exit code but 0 if ``check``."""
+        done = self.lab.sh(
+            *self.engine.command(*words),
+            check=False,
+            timeout=timeout,
+            env={"DOCKER_CONFIG": str(config or self.config)},
+        )
+        if check and done.returncode:
+            raise Failed(f"{words}\n{done.stdout}{done.stderr}\n--- daemon\n{self.engine.tail(12)}")
+        return done
+
+    def out(self, *words: str) -> str:
+        return self(*words).stdout.strip()
+
+    def fails(self, *words: str, says: str, config: Path | None = None) -> str:
+        """What a command that must fail says, of which ``says`` must be a part."""
+        done = self(*words, check=False, config=config)
+        assert done.returncode, (words, done.stdout)
+        assert says in done.stderr, (words, done.stderr)
+        return done.stderr
+
+    def api(self, method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+        """(status, JSON) of one request to the engine."""
+        found = self.lab.sh(
+            "curl", "-s", "--unix-socket", str(self.engine.socket), "-X", method,
+            "-w", "\n%{http_code}",
+            *(word for key, value in (headers or {}).items() for word in ("-H", f"{key}: {value}")),
+            f"http://docker{path}",
+        ).stdout  # fmt: skip
+        body, _, status = found.rpartition("\n")
+        return int(status), json.loads(body)
+
+    def make(self, name: str) -> str:
+        """A small image that shares nothing with others, with busybox in it: its id."""
+        tar = self.root / "unique.tar"
+        shutil.copy(self._busybox, tar)
+        with tarfile.open(tar, "a") as more:
+            entry = tarfile.TarInfo(f"unique-{next(_numbers)}")
+            more.addfile(entry)
+        return self.out("import", "-c", 'CMD ["sh"]', str(tar), name)
+
+    def inspect(self, image: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out("image", "inspect", image))[0]
+        return found
+
+    def pyengine(self, *words: str) -> str:
+        """Output of our own CLI."""
+        return self.lab.sh(
+            self.engine.python, "-m", "pyengine", "-H", f"unix://{self.engine.socket}", *words
+        ).stdout
+
+    def reload(self, **keys: object) -> None:
+        """Write daemon.json, send SIGHUP, and wait until the daemon has taken it in."""
+        self.daemon_json.write_text(json.dumps({k.replace("_", "-"): v for k, v in keys.items()}))
+        since = time.time() - 0.001
+        os.kill(self.engine.pid, signal.SIGHUP)
+        self(
+            "events", f"--since={since}", f"--until={since + 5}", "--filter", "event=reload",
+        )  # fmt: skip
+
+    def dispose(self) -> None:
+        self.lab.close()
+        self.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory, docker_binary: str, busybox: Path
+) -> Iterator[Site]:
+    made = Site(Path(tmp_path_factory.mktemp("site")), docker_binary, busybox)
+    try:
+        made.engine.start()
+        yield made
+    finally:
+        made.dispose()
 
 
 @pytest.fixture

@@ -177,6 +177,13 @@ class Lab:
         )
         return found
 
+    def raw(self, registry: Registry, image: str) -> str:
+        """The manifest there, as it is."""
+        user = [f"--creds={registry.user}:{registry.password}"] if registry.user else []
+        return self.skopeo(
+            "inspect", "--raw", *registry.skopeo, *user, f"docker://{registry.name(image)}"
+        )
+
     def copy(
         self, source: str, target: str, *flags: str, to: Registry | None = None,
         of: Registry | None = None,

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from pyengine.engine.progress import Line, Meter, Progress
-from pyengine.engine.transfers import Say, Slots, Transfers
+from pyengine.engine.transfers import Say, Transfers
 from pyengine.errors import Unavailable
+from pyengine.registry.client import Slots
 
 
 async def lines(progress: Progress) -> list[Line]:
@@ -76,7 +77,7 @@ def test_a_meter_tells_the_first_and_the_last_count() -> None:
     assert len(said) < 50
 
 
-# -- slots ---------------------------------------------------------------------------------------
+# -- transfers -----------------------------------------------------------------------------------
 
 
 class Job:
@@ -109,53 +110,8 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_slots_are_given_in_the_order_of_asking() -> None:
-    slots, order = Slots(2), []
-    gates = [asyncio.Event() for _ in range(5)]
-
-    async def work(number: int) -> None:
-        async with slots:
-            order.append(number)
-            await gates[number].wait()
-
-    tasks = [asyncio.create_task(work(number)) for number in range(5)]
-    await settle()
-    assert order == [0, 1]
-    assert slots.full
-    gates[1].set()
-    await settle()
-    assert order == [0, 1, 2]
-    slots.limit = 3
-    await settle()
-    assert order == [0, 1, 2, 3]
-    for gate in gates:
-        gate.set()
-    await asyncio.gather(*tasks)
-    assert not slots.full
-
-
-async def test_a_slot_that_was_waited_for_in_vain_goes_to_the_next() -> None:
-    slots = Slots(1)
-    await slots.__aenter__()
-    waiting = [asyncio.create_task(slots.__aenter__()) for _ in range(3)]
-    await settle()
-    waiting[0].cancel()
-    await settle()
-    await slots.__aexit__(None, None, None)
-    # it has its turn, and is cancelled before it can take it
-    waiting[1].cancel()
-    await settle()
-    assert waiting[2].done()
-    assert not waiting[2].cancelled()
-    await slots.__aexit__(None, None, None)
-    assert not slots.full
-
-
-# -- transfers -----------------------------------------------------------------------------------
-
-
 async def test_two_who_want_the_same_share_one_transfer() -> None:
-    transfers: Transfers[str] = Transfers(3)
+    transfers: Transfers[str] = Transfers(Slots(3))
     job, first, second = Job(), Progress(), Progress()
     one = asyncio.create_task(transfers.share("k", "id", "r", first, job))
     await settle()
@@ -170,7 +126,7 @@ async def test_two_who_want_the_same_share_one_transfer() -> None:
 
 
 async def test_one_who_leaves_disturbs_nobody_and_the_last_one_ends_it() -> None:
-    transfers: Transfers[str] = Transfers(3)
+    transfers: Transfers[str] = Transfers(Slots(3))
     job = Job()
     tasks = [
         asyncio.create_task(transfers.share("k", "id", "r", Progress(), job)) for _ in range(2)
@@ -185,7 +141,7 @@ async def test_one_who_leaves_disturbs_nobody_and_the_last_one_ends_it() -> None
 
 
 async def test_who_comes_while_a_transfer_is_being_ended_gets_a_new_one() -> None:
-    transfers: Transfers[str] = Transfers(3)
+    transfers: Transfers[str] = Transfers(Slots(3))
     job, next_job = Job(), Job("again")
     task = asyncio.create_task(transfers.share("k", "id", "r", Progress(), job))
     await settle()
@@ -198,7 +154,7 @@ async def test_who_comes_while_a_transfer_is_being_ended_gets_a_new_one() -> Non
 
 
 async def test_a_failure_is_shared_by_those_of_one_origin_and_retried_by_others() -> None:
-    transfers: Transfers[str] = Transfers(3)
+    transfers: Transfers[str] = Transfers(Slots(3))
     bad, good = Job(), Job("good")
     bad.error = Unavailable("no")
     mine = asyncio.create_task(transfers.share("k", "id", "a", Progress(), bad))
@@ -217,7 +173,7 @@ async def test_a_failure_is_shared_by_those_of_one_origin_and_retried_by_others(
 
 
 async def test_transfers_beyond_the_limit_wait_and_say_so() -> None:
-    transfers: Transfers[str] = Transfers(1)
+    transfers: Transfers[str] = Transfers(Slots(1))
     first, second, progress = Job(), Job(), Progress()
     one = asyncio.create_task(transfers.share("1", "one", "r", Progress(), first))
     await settle()
@@ -231,7 +187,8 @@ async def test_transfers_beyond_the_limit_wait_and_say_so() -> None:
 
 
 async def test_one_that_is_ended_while_it_waits_leaves_its_place() -> None:
-    transfers: Transfers[str] = Transfers(1)
+    slots = Slots(1)
+    transfers: Transfers[str] = Transfers(slots)
     first, never, last = Job(), Job(), Job()
     one = asyncio.create_task(transfers.share("1", "one", "r", Progress(), first))
     await settle()
@@ -243,4 +200,4 @@ async def test_one_that_is_ended_while_it_waits_leaves_its_place() -> None:
     last.go.set()
     assert await asyncio.gather(one, three) == ["done", "done"]
     assert never.started == 0
-    assert not transfers.slots.full
+    assert not slots.full

@@ -54,6 +54,14 @@ def test_an_image_without_a_variant_serves_every_variant_of_its_architecture() -
     assert not platforms.runs(platform("linux/arm64"), platform("linux/amd64"))
 
 
+def test_what_runs_is_not_always_what_was_asked_for() -> None:
+    assert platforms.runs(platform("linux/arm/v6"), platform("linux/arm/v7"))
+    assert not platforms.same(platform("linux/arm/v6"), platform("linux/arm/v7"))
+    assert platforms.same(platform("linux/arm64"), platform("linux/arm64/v8"))
+    assert platforms.same(platform("linux"), platform("linux/amd64"))
+    assert not platforms.same(platform("windows"), platform("linux/amd64"))
+
+
 def test_this_machine_prefers_the_highest_level_that_it_has() -> None:
     best = platforms.best_host_platform()
     entries = [Descriptor(digest=str(best), platform=best)]

@@ -3,74 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Hashable
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from pyengine.engine.progress import Line, Progress
+from pyengine.errors import EngineError
+from pyengine.registry.client import Slots
 
 T = TypeVar("T")
 
 #: Tells everybody who waits for a transfer.
 Say = Callable[[Line], None]
-
-
-class Slots:
-    """At most ``limit`` blocks at once (0: any number), in the order in which they came, so that a
-    large one does not wait for ever behind small ones. ``limit`` may change at any time."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def limit(self) -> int:
-        return self._limit
-
-    @limit.setter
-    def limit(self, limit: int) -> None:
-        self._limit = limit
-        self._admit()
-
-    @property
-    def full(self) -> bool:
-        """The next block will have to wait."""
-        return 0 < self._limit <= self._taken
-
-    async def __aenter__(self) -> None:
-        if not self.full:
-            self._taken += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            # its turn came in the meantime: it is the next one's
-            if not turn.cancelled():
-                self._leave()
-            raise
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
-        self._taken -= 1
-        self._admit()
-
-    def _admit(self) -> None:
-        while self._waiting and not 0 < self._limit <= self._taken:
-            turn = self._waiting.popleft()
-            if not turn.cancelled():
-                self._taken += 1
-                turn.set_result(None)
 
 
 class _Transfer(Generic[T]):
@@ -90,10 +33,10 @@ class _Transfer(Generic[T]):
 
 
 class Transfers(Generic[T]):
-    """Those under way, by key."""
+    """Those under way, by key. Each takes one of ``slots`` (None: any number at once)."""
 
-    def __init__(self, limit: int) -> None:
-        self.slots = Slots(limit)
+    def __init__(self, slots: Slots | None = None) -> None:
+        self._slots = slots
         self._running: dict[str, _Transfer[T]] = {}
 
     async def share(
@@ -143,9 +86,11 @@ class Transfers(Generic[T]):
         transfer = self._running[key] = _Transfer(origin)
 
         async def run() -> T:
-            if self.slots.full:
+            if self._slots is None:
+                return await work(transfer.say)
+            if self._slots.full:
                 transfer.say(Line("Waiting", id, bar=True))
-            async with self.slots:
+            async with self._slots.taken():
                 return await work(transfer.say)
 
         def ended(task: asyncio.Task[T]) -> None:
@@ -157,3 +102,12 @@ class Transfers(Generic[T]):
         transfer.task = asyncio.ensure_future(run())
         transfer.task.add_done_callback(ended)
         return transfer
+
+
+def foremost(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one to tell: what the engine knows to say before what surprised it."""
+    for kind in (EngineError, OSError, BaseException):
+        for error in errors.exceptions:
+            if isinstance(error, kind):
+                return error
+    return errors

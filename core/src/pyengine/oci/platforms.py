@@ -54,9 +54,15 @@ def choose(entries: Sequence[Descriptor], wanted: Platform | None) -> list[Descr
 def runs(image: Platform, wanted: Platform) -> bool:
     """True if an image made for ``image`` is one that somebody who asks for ``wanted`` may mean;
     images often leave their variant out."""
-    order = preferences(wanted)
-    key = _key(image)
-    return key in order or (not image.variant and key[:2] == order[0][:2])
+    return same(image, wanted) or _key(image) in preferences(wanted)
+
+
+def same(image: Platform, wanted: Platform) -> bool:
+    """True if ``image`` is made for ``wanted`` as far as it says."""
+    mine, theirs = _key(image), _key(wanted)
+    if not image.architecture:
+        return mine[0] == theirs[0]
+    return mine == theirs or (not image.variant and mine[:2] == theirs[:2])
 
 
 def preferences(wanted: Platform) -> list[tuple[str, str, int]]:

@@ -45,9 +45,14 @@ class Slots:
         self._limit = limit
         self._wake()
 
+    @property
+    def full(self) -> bool:
+        """The next one will have to wait."""
+        return self._busy >= self._limit or bool(self._waiting)
+
     @contextlib.asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
-        if self._busy >= self._limit or self._waiting:
+        if self.full:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:

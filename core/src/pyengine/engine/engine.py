@@ -13,8 +13,9 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyengine import config as configuration
 from pyengine import drivers as driver_module
-from pyengine.config import DEFAULT_DATA_ROOT, Config
+from pyengine.config import DEFAULT_DATA_ROOT, DEFAULT_FILE, Config
 from pyengine.contracts.base import Driver, DriverContext, Kind
 from pyengine.contracts.frontend import Frontend
 from pyengine.contracts.security import SecurityPlugin
@@ -46,6 +47,7 @@ from pyengine.linux.cgroups import Cgroup
 from pyengine.oci import facts
 from pyengine.oci.defaults import find_init
 from pyengine.oci.spec import EngineOptions
+from pyengine.registry.client import Registries
 from pyengine.state.content import ContentStore
 from pyengine.state.database import Database
 from pyengine.supervisor.client import Supervisor
@@ -75,12 +77,15 @@ class Engine:
     volumes: Volumes
     usage: DiskUsage
     networks: Networks
+    registries: Registries
     containers: Containers
     execs: Execs
     system: System
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, directory: Path = DEFAULT_FILE.parent) -> None:
+        """``directory``: that of daemon.json."""
         self.config = config
+        self._directory = directory
         self.hooks = Hooks()
         self._calls: dict[tuple[Kind, str], DriverCalls] = {}
         self._frontends: list[Frontend] = []
@@ -135,6 +140,19 @@ class Engine:
                 "no API frontend is installed", help="pip install pyengine-api-docker"
             )
 
+    def reload(self, new: Config) -> list[str]:
+        """Let the keys that can change in a running engine be as in ``new``, and tell who listens
+        to events; the keys that have to wait for the next start."""
+        waiting = [
+            key
+            for key in configuration.changes(self.config, new)
+            if key not in configuration.RELOADABLE
+        ]
+        configuration.adopt(self.config, new)
+        self.registries.reload(self.config)
+        self.events.emit("daemon", "reload", self.places.engine_id, self.system.settings())
+        return waiting
+
     async def close(self, *, stop_containers: bool) -> None:
         """End within ``shutdown-timeout`` seconds: containers in good order, or left running."""
         self.lifecycle.closing = True
@@ -157,6 +175,7 @@ class Engine:
             if not self.config.cgroup_parent:
                 Cgroup(self._cgroup_parent).remove_empty()
         await self.usage.close()
+        await self.registries.close()
         self.events.close()
         await self.supervisor.close(keep_shims=True)
         self.database.close()
@@ -236,6 +255,7 @@ class Engine:
         )
         self.database = Database(places.data_root / "engine.db")
         self.events = Events(self.database, self.hooks.engine_event)
+        self.registries = Registries(config, self._directory)
         self._registry = Registry(self.database)
         self.volumes = Volumes(self.database, self.drivers, self.calls, self.events)
         self.networks = Networks(
@@ -303,7 +323,7 @@ class Engine:
         self.execs = Execs(self.containers, bundles, self.events, self.hooks)
         self.system = System(
             config, places, host, self._registry, self.images, self.networks, self.drivers,
-            self.hooks, init_path, lambda: self._warnings,
+            self.hooks, init_path, lambda: self._warnings, self.registries,
         )  # fmt: skip
         self._restore = Restore(
             places, self._registry, self.supervisor, self.lifecycle, removals, bundles, sandboxes,

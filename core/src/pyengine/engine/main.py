@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     """Run a daemon with these flags until a signal ends it; the exit code.
 
     SIGTERM and SIGINT end it (containers too, unless ``live-restore``), SIGUSR2 ends it and leaves
-    the containers to the next daemon (``--replace`` sends it), SIGHUP is for reloading.
+    the containers to the next daemon (``--replace`` sends it), SIGHUP reads daemon.json again.
     """
     set_role("daemon")
     heap.limit_arenas(ARENAS)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         listeners = _take_over(loaded.config) if loaded.replace else {}
         # Not asyncio.run: it would wait for tasks whose drivers are stuck.
-        code = asyncio.new_event_loop().run_until_complete(_serve(loaded.config, listeners))
+        code = asyncio.new_event_loop().run_until_complete(_serve(loaded, listeners, argv))
     except EngineError as error:
         print(f"pyengine daemon: {error.message()}", file=sys.stderr)
         code = 1
@@ -69,7 +69,10 @@ def main(argv: Sequence[str]) -> int:
     os._exit(code)
 
 
-async def _serve(settings: config.Config, taken: dict[str, socket.socket]) -> int:
+async def _serve(
+    loaded: config.Loaded, taken: dict[str, socket.socket], argv: Sequence[str]
+) -> int:
+    settings = loaded.config
     loop = asyncio.get_running_loop()
     ending: asyncio.Future[int] = loop.create_future()
 
@@ -79,11 +82,9 @@ async def _serve(settings: config.Config, taken: dict[str, socket.socket]) -> in
 
     for ender in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         loop.add_signal_handler(ender, end, ender)
-    loop.add_signal_handler(
-        signal.SIGHUP, lambda: log.warning("SIGHUP: nothing of this configuration can be reloaded")
-    )
+    loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("SIGHUP: not before it is ready"))
     began = time.monotonic()
-    engine = Engine(settings)
+    engine = Engine(settings, loaded.file.absolute().parent)
     await engine.open()
     addresses = _addresses(settings)
     listeners = [taken.get(address) or _listen(address, settings.group) for address in addresses]
@@ -98,6 +99,7 @@ async def _serve(settings: config.Config, taken: dict[str, socket.socket]) -> in
             (time.monotonic() - began) * 1000,
             ", ".join(addresses),
         )
+        loop.add_signal_handler(signal.SIGHUP, _reload, engine, argv)
         tidying = asyncio.create_task(_keep_tidy())
         number = await ending
         tidying.cancel()
@@ -114,6 +116,24 @@ async def _serve(settings: config.Config, taken: dict[str, socket.socket]) -> in
             if inode and _inode(address) == inode:
                 Path(address.removeprefix("unix://")).unlink(missing_ok=True)
     return 0
+
+
+def _reload(engine: Engine, argv: Sequence[str]) -> None:
+    """Read flags and file again. A bad file leaves everything as it is."""
+    try:
+        loaded = config.load(argv)
+    except ConfigError as error:
+        for line in error.detail.strip().splitlines():
+            log.error("reload: %s", line.strip())
+        log.error("reload: nothing was changed")
+        return
+    for note in loaded.notes:
+        log.warning("configuration: %s", note)
+    waiting = engine.reload(loaded.config)
+    logging.getLogger().setLevel(_level(engine.config))
+    if waiting:
+        log.warning("reload: from the next start on: %s", ", ".join(waiting))
+    log.info("reloaded %s", loaded.file)
 
 
 def _addresses(settings: config.Config) -> list[str]:
@@ -236,9 +256,8 @@ def _take_over(settings: config.Config) -> dict[str, socket.socket]:
 
 
 def _set_up_logging(settings: config.Config) -> None:
-    level = "DEBUG" if settings.debug else settings.log_level.upper()
     logging.basicConfig(
-        level={"FATAL": "CRITICAL", "WARN": "WARNING"}.get(level, level),
+        level=_level(settings),
         stream=sys.stderr,
         format=(
             '{"time":"%(asctime)s","level":"%(levelname)s","msg":"%(message)s"}'
@@ -246,3 +265,8 @@ def _set_up_logging(settings: config.Config) -> None:
             else "%(asctime)s %(levelname)s %(name)s: %(message)s"
         ),
     )
+
+
+def _level(settings: config.Config) -> str:
+    level = "DEBUG" if settings.debug else settings.log_level.upper()
+    return {"FATAL": "CRITICAL", "WARN": "WARNING"}.get(level, level)

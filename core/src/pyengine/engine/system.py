@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import socket
@@ -22,6 +23,7 @@ from pyengine.engine.registry import Registry
 from pyengine.errors import EngineError
 from pyengine.hooks.manager import Hooks
 from pyengine.oci.facts import HostFacts
+from pyengine.registry.client import Registries
 
 if TYPE_CHECKING:
     from pyengine.engine.images import Images
@@ -45,6 +47,7 @@ class System:
         hooks: Hooks,
         init_path: str,
         warnings: Callable[[], Sequence[str]],
+        registries: Registries,
     ) -> None:
         self._config = config
         self._places = places
@@ -56,6 +59,7 @@ class System:
         self._hooks = hooks
         self._init_path = init_path
         self._warnings = warnings
+        self._registries = registries
         self._exposed = [
             f"WARNING: the API is accessible on http://{host.removeprefix('tcp://')} without "
             "encryption: who reaches it is root on this host"
@@ -153,27 +157,11 @@ class System:
             "OSType": "linux",
             "Architecture": platform.machine(),
             "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": {
-                "AllowNondistributableArtifactsCIDRs": None,
-                "AllowNondistributableArtifactsHostnames": None,
-                "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
-                "IndexConfigs": {
-                    "docker.io": {
-                        "Name": "docker.io",
-                        "Mirrors": [],
-                        "Secure": True,
-                        "Official": True,
-                    }
-                },
-                "Mirrors": None,
-            },
             "NCPU": facts.cpu_count,
             "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "GenericResources": None,
             "DockerRootDir": str(self._places.data_root),
-            "HttpProxy": "",
-            "HttpsProxy": "",
-            "NoProxy": "",
+            **self._registries.info(),
             "Name": socket.gethostname(),
             "Labels": config.labels,
             "ExperimentalBuild": False,
@@ -202,6 +190,23 @@ class System:
             "CDISpecDirs": [],
             "ProductLicense": "",
             "Warnings": warnings or None,
+        }
+
+    def settings(self) -> dict[str, str]:
+        """What a running engine can change, as the event ``reload`` tells it."""
+        config, limits = self._config, self._registries.config.limits
+        return {
+            "name": socket.gethostname(),
+            "debug": json.dumps(config.debug),
+            "default-runtime": self._drivers.default(Kind.RUNTIME),
+            "insecure-registries": json.dumps(config.insecure_registries),
+            "labels": json.dumps(config.labels),
+            "live-restore": json.dumps(config.live_restore),
+            "max-concurrent-downloads": str(limits.downloads),
+            "max-concurrent-uploads": str(limits.uploads),
+            "max-download-attempts": str(limits.attempts),
+            "registry-mirrors": json.dumps(config.registry_mirrors),
+            "shutdown-timeout": str(config.shutdown_timeout),
         }
 
     def _security(self) -> list[str]:

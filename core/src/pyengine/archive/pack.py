@@ -55,13 +55,14 @@ def pack(
     fd = os.open(root, _DIRECTORY_FLAGS) if not isinstance(root, int) else os.dup(root)
     try:
         packer = Packer(out)
-        _pack_directory(packer, fd, b"", whiteouts)
+        pack_directory(packer, fd, b"", whiteouts)
         packer.close()
     finally:
         os.close(fd)
 
 
-def _pack_directory(packer: Packer, fd: int, path: bytes, whiteouts: Whiteouts) -> None:
+def pack_directory(packer: Packer, fd: int, path: bytes, whiteouts: Whiteouts) -> None:
+    """Add everything below the directory ``fd``; ``path`` goes before the names, with its slash."""
     for name in sorted(os.fsencode(name) for name in os.listdir(fd)):
         child = path + name
         try:
@@ -80,7 +81,7 @@ def _pack_directory(packer: Packer, fd: int, path: bytes, whiteouts: Whiteouts) 
         try:
             if whiteouts.overlay and is_opaque(inside, whiteouts):
                 packer.whiteout(child + b"/" + OPAQUE[len(WHITEOUT) :])
-            _pack_directory(packer, inside, child + b"/", whiteouts)
+            pack_directory(packer, inside, child + b"/", whiteouts)
         finally:
             os.close(inside)
 
@@ -175,17 +176,19 @@ class Packer:
         self._out.write(_ZEROS * 2)
 
     def _add_file(self, directory: int, name: bytes, entry: Entry) -> bool:
-        # O_NONBLOCK: somebody may have put a fifo here since the stat.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            fd = os.open(name, flags, dir_fd=directory)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-                return False
-            raise
+            place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        except FileNotFoundError:
+            return False
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            # Somebody may have put something else here since the stat, and opening a device can
+            # do things: only what is a file now is opened.
+            if not stat.S_ISREG(os.fstat(place).st_mode):
                 return False
+            fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(place)
+        try:
             entry.xattrs = _xattrs(fd)
             self._header(entry)
             left = entry.size

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable
 from typing import BinaryIO
 
+from pyengine.archive.inuse import mount_id, remove
 from pyengine.archive.reader import (
     BLOCK_DEVICE,
     CHAR,
@@ -34,7 +35,7 @@ from pyengine.archive.whiteouts import (
     Whiteouts,
     is_overlay_xattr,
 )
-from pyengine.errors import Conflict, InvalidParameter
+from pyengine.errors import InvalidParameter
 from pyengine.linux.syscalls import RESOLVE_IN_ROOT, openat2
 
 #: A run of zeros this long becomes a hole.
@@ -68,6 +69,7 @@ def unpack(
     base: bytes = b"",
     owner: tuple[int, int] | None = None,
     keep_kinds: bool = False,
+    keep_mounts: bool = False,
 ) -> Deferred:
     """Unpack the uncompressed tar ``stream``, read to its end, into directory ``root``.
 
@@ -79,14 +81,15 @@ def unpack(
 
     ``base``: a directory below ``root``, into which the archive goes and its hard links lead;
     symlinks still see ``root`` as the root. ``owner``: uid and gid for everything. ``keep_kinds``:
-    ``Conflict`` where a directory and something else would replace each other.
+    ``InvalidParameter`` where a directory and something else would replace each other.
+    ``keep_mounts``: ``OSError`` EBUSY where a mount point would be replaced; for trees in use.
 
     Raises ``InvalidParameter`` naming the entry for a bad archive, ``OSError`` for the disk's
     failures. What was unpacked until then stays.
     """
     fd = os.open(root, _DIRECTORY_FLAGS) if not isinstance(root, int) else os.dup(root)
     try:
-        return _Unpacker(fd, whiteouts, base, owner, keep_kinds).run(stream)
+        return _Unpacker(fd, whiteouts, base, owner, keep_kinds, keep_mounts).run(stream)
     finally:
         os.close(fd)
 
@@ -112,8 +115,12 @@ def clean(name: bytes) -> bytes:
     return b"/".join(parts)
 
 
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
 def _shown(name: bytes) -> str:
-    return repr(name.decode("utf-8", "backslashreplace"))
+    return repr(_text(name))
 
 
 class _Unpacker:
@@ -124,12 +131,14 @@ class _Unpacker:
         base: bytes,
         owner: tuple[int, int] | None,
         keep_kinds: bool,
+        keep_mounts: bool,
     ) -> None:
         self._root = root
         self._whiteouts = whiteouts
         self._base = base and base + b"/"
         self._owner = owner
         self._keep_kinds = keep_kinds
+        self._keep_mounts = keep_mounts
         # Dictionaries for their order: equal streams give equal layers.
         self._hidden: dict[bytes, None] = {}
         self._opaques: dict[bytes, None] = {}
@@ -172,7 +181,7 @@ class _Unpacker:
             return
         parent = self._parent(directory)
         if self._keep_kinds:
-            self._check_kind(entry, parent, name)
+            self._check_kind(entry, parent, path, name)
         if entry.type == DIRECTORY:
             self._make_directory(entry, parent, path, name)
         elif entry.type in REGULAR:
@@ -191,15 +200,19 @@ class _Unpacker:
         if self._whiteouts is Whiteouts.APPLY:
             self._unpacked.add(path)
 
-    def _check_kind(self, entry: Entry, parent: int, name: bytes) -> None:
+    def _check_kind(self, entry: Entry, parent: int, path: bytes, name: bytes) -> None:
         try:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return
-        if stat.S_ISDIR(found.st_mode) is not (entry.type == DIRECTORY):
-            new = "directory" if entry.type == DIRECTORY else "non-directory"
-            old = "directory" if new == "non-directory" else "non-directory"
-            raise Conflict(f"cannot overwrite {old} {_shown(entry.name)} with {new}")
+        old, new = stat.S_ISDIR(found.st_mode), entry.type == DIRECTORY
+        if old is not new:
+            words = {True: "directory", False: "non-directory"}
+            where = self._base.rstrip(b"/")
+            raise InvalidParameter(
+                f'cannot overwrite {words[old]} "/{_text(path)}" '
+                f'with {words[new]} "/{_text(where)}"'
+            )
 
     # -- kinds of entry ----------------------------------------------------------------------
 
@@ -351,7 +364,10 @@ class _Unpacker:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
             return
-        if stat.S_ISDIR(found.st_mode):
+        if self._keep_mounts:
+            self._forget_parents(keep=parent)
+            remove(parent, name, mount_id(parent))
+        elif stat.S_ISDIR(found.st_mode):
             self._forget_parents(keep=parent)
             shutil.rmtree(os.fsdecode(name), dir_fd=parent)
         else:

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,7 @@ from pyengine.engine.model import Container, MountPoint
 from pyengine.engine.registry import Live, Registry
 from pyengine.engine.resolv import write_network_files
 from pyengine.engine.volumes import Volumes
-from pyengine.errors import Conflict, EngineError, InvalidParameter
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.hooks.manager import Hooks
 from pyengine.linux import syscalls
@@ -54,6 +55,14 @@ class Files(msgspec.Struct, frozen=True):
     @property
     def resolv(self) -> Path:
         return self.directory / "resolv.conf"
+
+    def mounted(self) -> Sequence[tuple[Path, str]]:
+        """The files that every container has mounted, and where."""
+        return (
+            (self.hosts, "/etc/hosts"),
+            (self.hostname, "/etc/hostname"),
+            (self.resolv, "/etc/resolv.conf"),
+        )
 
     @property
     def shm(self) -> Path:
@@ -99,6 +108,8 @@ class Bundles:
         self._hooks = hooks
         self._registry = registry
         self._volumes = volumes
+        #: how often each container's tree is in use beside the container's own run
+        self._uses: Counter[str] = Counter()
 
     def files(self, container: Container) -> Files:
         short = container.id[:12]
@@ -133,10 +144,10 @@ class Bundles:
         )
         rootfs, resolved = await asyncio.gather(
             calls(storage.mount, container.layer, label=container.mount_label, volatile=volatile),
-            self._resolve_mounts(container, files),
+            self.resolve_mounts(container),
         )
         if container.mounts and container.state.started_at == timestamps.NEVER:
-            await self._fill_volumes(container, rootfs, resolved)
+            await self.fill_volumes(container, rootfs, resolved)
         return self._launch(live, files, rootfs, resolved, hosts)
 
     async def release(self, container: Container) -> None:
@@ -151,16 +162,46 @@ class Bundles:
                     await self._volumes.unmount(point.name, container.id)
                 except (EngineError, OSError) as error:
                     problems.append(str(error))
-        try:
-            await calls(storage.unmount, container.layer)
-        except (EngineError, OSError) as error:
-            problems.append(str(error))
+        if not self._uses[container.id]:
+            try:
+                await calls(storage.unmount, container.layer)
+            except (EngineError, OSError) as error:
+                problems.append(str(error))
         if files.shm.is_mount():
             syscalls.umount(files.shm, syscalls.MNT_DETACH)
         shutil.rmtree(files.bundle, ignore_errors=True)
         files.socket.unlink(missing_ok=True)
         if problems:
             raise EngineError("a container was not put away whole", "; ".join(problems))
+
+    @contextlib.asynccontextmanager
+    async def mounted(self, live: Live) -> AsyncIterator[Path]:
+        """The container's layer mounted for as long as the block runs, whatever the container does
+        meanwhile. ``NotFound`` if it was just removed."""
+        container = live.record
+        storage = self.storage(container)
+        calls = self._calls(Kind.STORAGE, storage.name)
+        async with live.lock:
+            if live.settling is not None:
+                # It has just ended: its unmounting must not come between.
+                await asyncio.shield(live.settling)
+            if live.removed:
+                raise NotFound(f"No such container: {container.id}")
+            path = await calls(storage.mount, container.layer, label=container.mount_label)
+            self._uses[container.id] += 1
+        try:
+            yield path
+        finally:
+            await asyncio.shield(self._put_back(live))
+
+    async def _put_back(self, live: Live) -> None:
+        storage = self.storage(live.record)
+        self._uses[live.id] -= 1
+        if not self._uses[live.id]:
+            del self._uses[live.id]
+        async with live.lock:
+            if not (self._uses[live.id] or live.shim is not None or live.removed):
+                await self._calls(Kind.STORAGE, storage.name)(storage.unmount, live.record.layer)
 
     def cgroup(self, container: Container) -> str:
         """Path of its cgroup, as the hierarchies' roots see it."""
@@ -238,27 +279,35 @@ class Bundles:
             shim_cgroup=self._settings.shim_cgroup,
         )
 
-    async def _fill_volumes(
+    async def fill_volumes(
         self, container: Container, rootfs: Path, resolved: Sequence[ResolvedMount]
     ) -> None:
+        """What the image has where volumes are mounted goes into those that are empty."""
         for point, mounted in zip(container.mounts, resolved, strict=False):
             options = point.spec.volume_options if point.spec else None
             if point.type == "volume" and not point.no_copy and not (options and options.subpath):
                 source = Path(mounted.source)
                 await self._volumes.fill(point.name, source, rootfs, point.destination)
 
-    async def _resolve_mounts(self, container: Container, files: Files) -> list[ResolvedMount]:
+    async def resolve_mounts(self, container: Container, user: str = "") -> list[ResolvedMount]:
+        """The container's mounts with their sources present, in the order of its record.
+
+        ``user``: for whom volumes are mounted, if not for the container's own run; whoever it is
+        unmounts them.
+        """
         resolved = []
         mounts.check_sources(container.mounts)
         for point in container.mounts:
-            resolved.append(await self._resolve_mount(container, point))
+            resolved.append(await self._resolve_mount(container, point, user))
         for destination, text in (container.host_config.tmpfs or {}).items():
             resolved.append(
                 ResolvedMount(kind="tmpfs", destination=destination, options=text.split(","))
             )
         return resolved
 
-    async def _resolve_mount(self, container: Container, point: MountPoint) -> ResolvedMount:
+    async def _resolve_mount(
+        self, container: Container, point: MountPoint, user: str
+    ) -> ResolvedMount:
         if point.type == "tmpfs":
             given = point.spec.tmpfs_options if point.spec else None
             return ResolvedMount(
@@ -268,7 +317,7 @@ class Bundles:
                 options=mounts.tmpfs_options(given),
             )
         if point.type == "volume":
-            path = await self._volumes.mount(point.name, container.id, point)
+            path = await self._volumes.mount(point.name, container.id, point, user)
             subpath = ""
             if point.spec and point.spec.volume_options:
                 subpath = point.spec.volume_options.subpath

@@ -42,6 +42,7 @@ from pyengine.engine.registry import TABLE, Live, Registry
 from pyengine.engine.removal import Removals
 from pyengine.engine.resolv import check_extra_hosts
 from pyengine.engine.sandbox import Sandboxes
+from pyengine.engine.threads import on_thread
 from pyengine.engine.usage import DiskUsage
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import (
@@ -424,20 +425,10 @@ class Containers:
         )
 
     async def export(self, ref: str, out: BinaryIO) -> None:
-        """Write the root as one tar to ``out`` (blocking, on a thread)."""
+        """Write the root as one tar to ``out``; what is mounted in it is not part of it."""
         live = self._registry.live(ref)
-        storage = self._storage(live.record)
-        calls = self._calls(Kind.STORAGE, storage.name)
-        async with live.lock:
-            if live.settling is not None:
-                # It has just ended: its unmounting must not come between.
-                await asyncio.shield(live.settling)
-            path = await calls(storage.mount, live.record.layer)
-        try:
-            await asyncio.to_thread(pack, path, out)
-        finally:
-            if live.shim is None and live.record.phase != "starting":
-                await calls(storage.unmount, live.record.layer)
+        async with self._bundles.mounted(live) as path:
+            await on_thread("export", pack, path, out)
         self._events.emit("container", "export", live.id, attributes(live.record))
 
     # -- inside --------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from pyengine.engine.background import Background
 from pyengine.engine.bundle import Bundles, Settings
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers import Containers, Defaults
+from pyengine.engine.copying import Copying
 from pyengine.engine.events import Events
 from pyengine.engine.execs import Execs
 from pyengine.engine.images import Images
@@ -80,6 +81,7 @@ class Engine:
     registries: Registries
     containers: Containers
     execs: Execs
+    copying: Copying
     system: System
 
     def __init__(self, config: Config, directory: Path = DEFAULT_FILE.parent) -> None:
@@ -321,6 +323,7 @@ class Engine:
             options, Defaults(config.default_ipc_mode, config.default_cgroupns_mode),
         )  # fmt: skip
         self.execs = Execs(self.containers, bundles, self.events, self.hooks)
+        self.copying = Copying(self._registry, bundles, self.volumes, self.events)
         self.system = System(
             config, places, host, self._registry, self.images, self.networks, self.drivers,
             self.hooks, init_path, lambda: self._warnings, self.registries,

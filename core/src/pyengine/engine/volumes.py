@@ -224,11 +224,12 @@ class Volumes:
             600, self._driver(record.driver).usage, name
         )
 
-    async def mount(self, name: str, container: str, point: MountPoint) -> Path:
-        """Make the contents present for ``container``, which has them at ``point``."""
+    async def mount(self, name: str, container: str, point: MountPoint, user: str = "") -> Path:
+        """Make the contents present for ``container``, which has them at ``point``, or for another
+        ``user`` on its behalf."""
         record = self.get(name)
         calls = self._calls(Kind.VOLUME, record.driver)
-        path = await calls(self._driver(record.driver).mount, record, container)
+        path = await calls(self._driver(record.driver).mount, record, user or container)
         attributes = {
             "container": container,
             "destination": point.destination,
@@ -246,13 +247,13 @@ class Volumes:
         async with self._filling.setdefault(name, asyncio.Lock()):
             await asyncio.to_thread(copy_up, rootfs, destination, path)
 
-    async def unmount(self, name: str, container: str) -> None:
-        """``container`` no longer needs it. Absent is fine."""
+    async def unmount(self, name: str, container: str, user: str = "") -> None:
+        """``container``, or ``user`` for it, no longer needs it. Absent is fine."""
         record = self._records.get(name)
         if record is None:
             return
         calls = self._calls(Kind.VOLUME, record.driver)
-        await calls(self._driver(record.driver).unmount, record, container)
+        await calls(self._driver(record.driver).unmount, record, user or container)
         self._events.emit(
             "volume", "unmount", name, {"container": container, "driver": record.driver}
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs
 
@@ -149,9 +150,9 @@ class Call:
             if transport is not None:
                 transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    async def stream(self, content_type: str) -> Stream:
+    async def stream(self, content_type: str, headers: Mapping[str, str] | None = None) -> Stream:
         """Begin an answer of unknown length; its headers are on the wire on return."""
-        response = web.StreamResponse(headers={"Content-Type": content_type})
+        response = web.StreamResponse(headers={"Content-Type": content_type, **(headers or {})})
         if self.request.version >= (1, 1):
             response.enable_chunked_encoding()
         await response.prepare(self.request)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import BinaryIO
 
 from aiohttp import web
@@ -26,10 +26,14 @@ def _pipe() -> tuple[int, int]:
 
 
 async def download(
-    call: Call, content_type: str, produce: Callable[[BinaryIO], Awaitable[None]]
+    call: Call,
+    content_type: str,
+    produce: Callable[[BinaryIO], Awaitable[None]],
+    headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """An answer that ``produce`` writes. An error before the first byte is still an error answer;
-    one after it cuts the connection, so that nobody takes the part for the whole."""
+    """An answer that ``produce`` writes; it may add to ``headers`` before its first byte. An error
+    before that byte is still an error answer; one after it cuts the connection, so that nobody
+    takes the part for the whole."""
     loop = asyncio.get_running_loop()
     read_end, write_end = _pipe()
     reader = asyncio.StreamReader(limit=CHUNK)
@@ -50,7 +54,7 @@ async def download(
         data = await reader.read(CHUNK)
         if not data:
             await writing
-        stream = await call.stream(content_type)
+        stream = await call.stream(content_type, headers)
         while data:
             await stream.write(data)
             data = await reader.read(CHUNK)

@@ -356,7 +356,3 @@ async def export(call: Call) -> web.StreamResponse:
         await call.engine.containers.export(container.id, out)
 
     return await download(call, "application/octet-stream", produce)
-
-
-async def archive(call: Call) -> web.StreamResponse:
-    raise Unsupported("copying files into and out of containers is not in this version of pyengine")

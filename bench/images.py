@@ -1,12 +1,17 @@
-"""The images that the cases run, made here from a static busybox: no registry is needed."""
+"""The images that the cases run, made here from a static busybox."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import random
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -58,6 +63,71 @@ def json_lines(total: int = 71_000_000) -> Iterator[bytes]:
         ).encode()
 
     yield from _until(total, line)
+
+
+def tree_tar(out: IO[bytes], files: int = 15_000, total: int = 150_000_000) -> None:
+    """A root file system of so many files and bytes in all, 40 to a directory."""
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        _tree_into(tar, "tree", files, total, random.Random(15))
+
+
+#: Files of each layer of `layers_archive`: a distribution, a language, a program, its settings.
+LAYERS = (9000, 6500, 4500, 3000, 2000, 1200, 600, 200)
+
+
+def layers_archive(out: IO[bytes], total: int = 280_000_000) -> None:
+    """An image of eight layers with 27,000 files, as `docker save` writes one. The first layer is
+    busybox; later ones also replace and remove something."""
+    source = random.Random(8)
+    blobs: list[tuple[str, IO[bytes]]] = []
+    with ExitStack() as stack, tarfile.open(fileobj=out, mode="w") as archive:
+        for number, files in enumerate(LAYERS):
+            blob = stack.enter_context(tempfile.TemporaryFile())
+            with tarfile.open(fileobj=blob, mode="w") as tar:
+                if number == 0:
+                    _busybox_into(tar)
+                else:
+                    _file(tar, f"layer{number - 1}/0/0", b"replaced\n", 0o644)
+                    _file(tar, f"layer{number - 1}/0/.wh.1", b"", 0o644)
+                _tree_into(tar, f"layer{number}", files, total * files // sum(LAYERS), source)
+            blob.seek(0)
+            blobs.append((hashlib.file_digest(blob, "sha256").hexdigest(), blob))
+        config = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Cmd": ["/bin/sh"]},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{name}" for name, _ in blobs]},
+            "history": [{"created_by": f"layer {number}"} for number in range(len(blobs))],
+        }
+        _file(archive, "config.json", json.dumps(config).encode(), 0o644)
+        for name, blob in blobs:
+            entry = tarfile.TarInfo(f"{name}.tar")
+            entry.size = blob.seek(0, io.SEEK_END)
+            blob.seek(0)
+            archive.addfile(entry, blob)
+        manifest = [{"Config": "config.json", "Layers": [f"{name}.tar" for name, _ in blobs]}]
+        _file(archive, "manifest.json", json.dumps(manifest).encode(), 0o644)
+
+
+def _tree_into(
+    tar: tarfile.TarFile, top: str, files: int, total: int, source: random.Random
+) -> None:
+    """Files of many sizes, most of them small; a third of their bytes cannot be compressed."""
+    words = b" ".join(b"%x" % source.getrandbits(24) for _ in range(2000)) * 8
+    weights = [source.paretovariate(1.2) for _ in range(files)]
+    most = 200 * sum(weights) / files
+    weights = [min(weight, most) for weight in weights]
+    share = total / sum(weights)
+    for number, weight in enumerate(weights):
+        directory, place = divmod(number, 40)
+        if place == 0:
+            entry = tarfile.TarInfo(f"{top}/{directory}")
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        size = int(weight * share)
+        noise = source.randbytes(size // 3)
+        text = words * ((size - len(noise)) // len(words) + 1)
+        _file(tar, f"{top}/{directory}/{place}", noise + text[: size - len(noise)], 0o644)
 
 
 def load(docker: Sequence[str], name: str, write: Writer) -> None:

@@ -244,6 +244,7 @@ def test_errors_of_the_engines_own_code_show_help(
 @click.argument("name")
 @click.pass_obj
 def greet(session: session.Session, name: str) -> int:
+    """Says hello."""
     click.echo(f"hello {name} at {session.endpoint().url}")
     return 4
 
@@ -260,6 +261,46 @@ def test_a_plugins_command(pyengine: Run, monkeypatch: pytest.MonkeyPatch) -> No
     outcome = pyengine("greet")
     assert outcome.code == 2
     assert "Missing argument 'NAME'" in outcome.err
+
+
+def test_a_plugins_command_in_a_built_in_group(
+    pyengine: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(
+        monkeypatch,
+        EntryPoint("image.greet", "greeting_plugin:greet", "pyengine.cli"),
+        EntryPoint("image.ls", "greeting_plugin:greet", "pyengine.cli"),
+        EntryPoint("image.bad", "no_such_module:x", "pyengine.cli"),
+    )
+    outcome = pyengine("-H", "unix:///x", "image", "greet", "you")
+    assert (outcome.code, outcome.out) == (4, "hello you at unix:///x\n")
+    outcome = pyengine("image", "greet")
+    assert (outcome.code, outcome.err.splitlines()[0]) == (
+        2,
+        "Usage: pyengine image greet [OPTIONS] NAME",
+    )
+    # A built-in word is the built-in command.
+    assert "Cannot connect" in pyengine("-H", "unix:///x", "image", "ls").err
+    lines = pyengine("image", "--help").out.splitlines()
+    assert "  greet    Says hello." in lines
+    assert "  ls       List images" in lines
+    assert any(line.startswith("  bad      (the command image.bad of") for line in lines)
+    assert not any("greet" in line for line in pyengine("--help").out.splitlines())
+    assert pyengine("greet", "you").code == 1
+    monkeypatch.setenv("_PYENGINE_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "pyengine image gr")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert pyengine().out == "plain,greet\n"
+
+
+def test_a_command_whose_package_is_missing(pyengine: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch)
+    outcome = pyengine("image", "explore", "busybox")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == (
+        "pyengine: unknown command: pyengine image explore\n\n"
+        "It comes with a package of its own: pip install pyengine-cli-explore\n"
+    )
 
 
 @pytest.mark.parametrize(

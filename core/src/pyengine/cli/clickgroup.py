@@ -1,7 +1,9 @@
 """The commands as a click group: for shell completion, and for the commands of plugins.
 
 A plugin's entry point in group ``pyengine.cli`` names a ``click.Command`` (or group); its context
-object is the ``Session``, so ``click.pass_obj`` gives it the engine's client.
+object is the ``Session``, so ``click.pass_obj`` gives it the engine's client. The entry point's
+name is the command's: ``compose``; or, with a group's name and a dot before it, that of a command
+which joins the group: ``image.explore`` is ``pyengine image explore``. Built-in words win.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ def _option(flag: Flag) -> click.Option:
     return click.Option(names, multiple=flag.repeated, help=flag.help, hidden=flag.hidden)
 
 
-class _Names(click.ParamType):  # type: ignore[type-arg]
+class Names(click.ParamType):  # type: ignore[type-arg]
     """Completes what a command works on by asking the engine (for registries: what is stored);
-    silent where nothing answers."""
+    silent where nothing answers. ``usage`` is the command's: ``IMAGE``, ``CONTAINER [COMMAND]``."""
 
     name = "name"
 
@@ -61,7 +63,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
         if "CONTAINER" in self._usage:
             found = client.get("/containers/json", {"all": True})
             return [name.removeprefix("/") for one in found for name in one["Names"][:1]]
-        if "IMAGE" in self._usage:
+        if "IMAGE" in self._usage or "NAME[:TAG" in self._usage:
             return [tag for image in client.get("/images/json") for tag in image["RepoTags"] or []]
         if "NETWORK" in self._usage:
             return [network["Name"] for network in client.get("/networks")]
@@ -74,7 +76,7 @@ class _BuiltIn(click.Command):
     """A built-in command: click completes its flags, our own parser reads them."""
 
     def __init__(self, command: Command, name: str) -> None:
-        arguments = click.Argument(["words"], nargs=-1, type=_Names(command.usage))
+        arguments = click.Argument(["words"], nargs=-1, type=Names(command.usage))
         params: list[click.Parameter] = [_option(flag) for flag in command.flags if not flag.hidden]
         super().__init__(name, params=[*params, arguments], help=command.short)
         self.command = command
@@ -99,11 +101,11 @@ class _Group(click.Group):
         super().__init__(name, help=short)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(self._members)
+        return sorted({*self._members, *plugin_words(str(self.name))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         command = registry.load_in_group(str(self.name), cmd_name)
-        return _BuiltIn(command, cmd_name) if command else None
+        return _BuiltIn(command, cmd_name) if command else load_plugin(f"{self.name}.{cmd_name}")
 
 
 class Root(click.Group):
@@ -113,7 +115,7 @@ class Root(click.Group):
         super().__init__("pyengine", params=[_option(flag) for flag in GLOBAL_FLAGS])
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*registry.COMMANDS, *registry.GROUPS, *(point.name for point in plugins())})
+        return sorted({*registry.COMMANDS, *registry.GROUPS, *plugin_words()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in registry.GROUPS:
@@ -126,6 +128,28 @@ class Root(click.Group):
 def plugins() -> list[EntryPoint]:
     """The commands that installed packages offer."""
     return list(entry_points(group=GROUP))
+
+
+def plugin_words(group: str = "") -> list[str]:
+    """The words that plugins add to a group, or at the top."""
+    prefix = group + "." if group else ""
+    words = {
+        point.name.removeprefix(prefix) for point in plugins() if point.name.startswith(prefix)
+    }
+    return sorted(word for word in words if "." not in word)
+
+
+def plugin_shorts(group: str = "") -> dict[str, str]:
+    """The same words with what they do, or why they cannot."""
+    shorts = {}
+    for word in plugin_words(group):
+        try:
+            command = load_plugin(f"{group}.{word}" if group else word)
+        except CommandError as error:
+            shorts[word] = f"({error})"
+        else:
+            shorts[word] = command.get_short_help_str(80) if command else ""
+    return shorts
 
 
 def load_plugin(name: str) -> click.Command | None:
@@ -146,18 +170,16 @@ def load_plugin(name: str) -> click.Command | None:
 
 
 def run_plugin(options: Options, name: str, words: list[str]) -> int:
-    """Run a plugin's command; UsageError if no installed package has it."""
+    """Run a plugin's command; UsageError if no installed package has it.
+
+    ``name`` is the entry point's.
+    """
+    path = "pyengine " + name.replace(".", " ")
     command = load_plugin(name)
     if command is None:
-        raise UsageError(
-            f"pyengine: unknown command: pyengine {name}\n\n"
-            "Run 'pyengine --help' for more information",
-            code=1,
-        )
+        raise _unknown(name, path)
     try:
-        result = command.main(
-            words, prog_name=f"pyengine {name}", obj=Session(options), standalone_mode=False
-        )
+        result = command.main(words, prog_name=path, obj=Session(options), standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -165,6 +187,17 @@ def run_plugin(options: Options, name: str, words: list[str]) -> int:
         print("Aborted!", file=sys.stderr)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _unknown(name: str, path: str) -> UsageError:
+    if name in registry.PACKAGES:
+        advice = f"It comes with a package of its own: pip install {registry.PACKAGES[name]}"
+    elif "." in name:
+        above = path.rpartition(" ")[0]
+        advice = f"Usage:  {above}\n\nRun '{above} --help' for more information"
+    else:
+        advice = "Run 'pyengine --help' for more information"
+    return UsageError(f"pyengine: unknown command: {path}\n\n{advice}", code=1)
 
 
 def complete(words: list[str]) -> int:

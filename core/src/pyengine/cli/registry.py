@@ -130,6 +130,9 @@ ALIASES = {
     ("volume", "remove"): "rm",
 }
 
+#: Commands that packages of their own bring, so that an error can name them.
+PACKAGES = {"image.explore": "pyengine-cli-explore"}
+
 
 def _import(target: str) -> Command:
     module, _, name = target.partition(":")
@@ -172,24 +175,28 @@ def load_in_group(group: str, word: str) -> Command | None:
     return command
 
 
-def _shorts(words: dict[str, str]) -> Iterator[tuple[str, str]]:
-    width = max(len(word) for word in words)
-    for word, target in sorted(words.items()):
-        yield f"  {word.ljust(width)}  ", _import(target).short
+def _shorts(words: dict[str, str], plugins: dict[str, str] | None = None) -> Iterator[str]:
+    """A line for each word, built in or (``plugins``: word, description) not."""
+    shorts = {word: _import(target).short for word, target in words.items()}
+    shorts = {**(plugins or {}), **shorts}
+    width = max(len(word) for word in shorts)
+    for word, short in sorted(shorts.items()):
+        yield f"  {word.ljust(width)}  {short}"
 
 
 def root_help() -> str:
     """The text of ``pyengine --help``."""
+    from pyengine.cli.clickgroup import plugin_shorts
     from pyengine.cli.help import options
     from pyengine.cli.session import GLOBAL_FLAGS
 
     common = {word: COMMANDS[word] for word in COMMON}
     others = {word: where for word, where in COMMANDS.items() if word not in COMMON}
     lines = ["Usage:  pyengine [OPTIONS] COMMAND", "", "A container engine composed of drivers", ""]
-    lines += ["Common Commands:", *(left + short for left, short in _shorts(common)), ""]
+    lines += ["Common Commands:", *_shorts(common), ""]
     lines += ["Management Commands:"]
     lines += [f"  {name.ljust(10)}  {short}" for name, (short, _) in sorted(GROUPS.items())]
-    lines += ["", "Commands:", *(left + short for left, short in _shorts(others)), ""]
+    lines += ["", "Commands:", *_shorts(others, plugin_shorts()), ""]
     shown = [flag for flag in GLOBAL_FLAGS if not flag.hidden]
     lines += ["Global Options:", *options(shown), ""]
     lines += ["Run 'pyengine COMMAND --help' for more information on a command."]
@@ -198,8 +205,10 @@ def root_help() -> str:
 
 def group_help(group: str) -> str:
     """The text of ``pyengine GROUP --help``."""
+    from pyengine.cli.clickgroup import plugin_shorts
+
     short, members = GROUPS[group]
     lines = [f"Usage:  pyengine {group} COMMAND", "", short, "", "Commands:"]
-    lines += [left + text for left, text in _shorts(members)]
+    lines += _shorts(members, plugin_shorts(group))
     lines += ["", f"Run 'pyengine {group} COMMAND --help' for more information on a command."]
     return "\n".join(lines)

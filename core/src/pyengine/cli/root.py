@@ -85,11 +85,9 @@ def _run_group(options: Options, group: str, rest: list[str]) -> int:
         return 0
     command = registry.load_in_group(group, rest[0])
     if command is None:
-        raise UsageError(
-            f"pyengine: unknown command: pyengine {group} {rest[0]}\n\n"
-            f"Usage:  pyengine {group}\n\nRun 'pyengine {group} --help' for more information",
-            code=1,
-        )
+        from pyengine.cli.clickgroup import run_plugin
+
+        return run_plugin(options, f"{group}.{rest[0]}", rest[1:])
     return invoke(options, command, rest[1:])
 
 

@@ -38,6 +38,7 @@ from pyengine.engine.model import (
 )
 from pyengine.engine.ports import parse_port, parse_range
 from pyengine.engine.processes import top
+from pyengine.engine.prune import PruneFilters, Turn
 from pyengine.engine.registry import TABLE, Live, Registry
 from pyengine.engine.removal import Removals
 from pyengine.engine.resolv import check_extra_hosts
@@ -108,6 +109,7 @@ class Containers:
         self._images = images
         self._volumes = volumes
         self._usage = usage
+        self._pruning = Turn()
         self._drivers = drivers
         self._calls = calls
         self._events = events
@@ -273,14 +275,17 @@ class Containers:
 
     async def prune(self, filters: Filters | None = None) -> tuple[Sequence[str], int]:
         """Remove all that do not run: (ids, bytes freed)."""
-        stopped = {"status": ["created", "exited", "dead"], **(filters or {})}
+        wanted = PruneFilters(filters or {})
         removed, freed = [], 0
-        for record in self.list(all=True, filters=stopped):
-            with contextlib.suppress(EngineError):
-                size = await self._usage.fresh(record.id)
-                await self.remove(record.id)
-                removed.append(record.id)
-                freed += size
+        with self._pruning.taken():
+            for record in self.list(all=True, filters={"status": ["created", "exited", "dead"]}):
+                if not wanted.match(record.created, record.config.labels):
+                    continue
+                with contextlib.suppress(EngineError):
+                    size = await self._usage.fresh(record.id)
+                    await self.remove(record.id)
+                    removed.append(record.id)
+                    freed += size
         self._events.emit("container", "prune", "", {"reclaimed": str(freed)})
         return removed, freed
 

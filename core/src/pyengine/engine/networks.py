@@ -39,6 +39,7 @@ from pyengine.engine.calls import DriverCalls
 from pyengine.engine.events import Events
 from pyengine.engine.model import Container, EndpointSettings
 from pyengine.engine.names import new_id
+from pyengine.engine.prune import PruneFilters, Turn
 from pyengine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound
 from pyengine.hooks.manager import Hooks
 from pyengine.state.database import Database, Delete, Put
@@ -143,6 +144,7 @@ class Networks:
         self._allowed = allowed
         self._records = database.load(TABLE, Network)
         self._lock = asyncio.Lock()
+        self._pruning = Turn()
         self._heal: asyncio.Lock = asyncio.Lock()
         self.containers: Callable[[], Sequence[Container]] = lambda: []
         #: what :meth:`warnings` found when it last looked
@@ -233,17 +235,21 @@ class Networks:
 
     async def prune(self, filters: Filters | None = None) -> Sequence[str]:
         """Remove every user-defined network without a container; their names."""
+        wanted = PruneFilters(filters or {})
         used = {s.network_id for c in self.containers() for s in c.networks.values()}
         used |= {c.host_config.network_mode for c in self.containers()}
         removed = []
-        for network in self.list(filters):
-            if network.predefined or network.id in used or network.name in used:
-                continue
-            try:
-                await self.remove(network.id)
-                removed.append(network.name)
-            except EngineError as error:
-                log.warning("network %s stays: %s", network.name, error)
+        with self._pruning.taken():
+            for network in self.list():
+                if network.predefined or network.id in used or network.name in used:
+                    continue
+                if not wanted.match(network.created, network.labels):
+                    continue
+                try:
+                    await self.remove(network.id)
+                    removed.append(network.name)
+                except EngineError as error:
+                    log.warning("network %s stays: %s", network.name, error)
         return removed
 
     # -- endpoints -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pyengine.engine.copyup import copy_up
 from pyengine.engine.events import Events
 from pyengine.engine.model import MountPoint
 from pyengine.engine.names import new_id
+from pyengine.engine.prune import PruneFilters, Turn
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.state.database import Change, Database, Delete, Put
 
@@ -47,6 +48,7 @@ class Volumes:
         self._records = database.load(TABLE, VolumeRecord)
         self._filling: dict[str, asyncio.Lock] = {}
         self._leaving: set[str] = set()
+        self._pruning = Turn()
         self.users: Callable[[str], list[str]] = lambda name: []
 
     def __contains__(self, name: str) -> bool:
@@ -197,23 +199,26 @@ class Volumes:
 
     async def prune(self, filters: Filters | None = None) -> tuple[Sequence[str], int]:
         """Remove unused volumes: anonymous ones, with ``all=true`` all. Names and bytes freed."""
-        wanted = dict(filters or {})
-        everything = wanted.pop("all", ["false"])[0].lower() in ("1", "true")
+        wanted = PruneFilters(filters or {}, "all", until=False)
+        everything = wanted.flag("all", False)
         removed = []
         freed = 0
-        for record in self.list({k: v for k, v in wanted.items() if k in FILTERS}):
-            if self.users(record.name) or not (everything or record.anonymous):
-                continue
-            if record.options:
-                # It stands for something outside (a share, a device): nobody's to sweep.
-                continue
-            size = await self.usage(record.name)
-            try:
-                await self.remove(record.name)
-            except EngineError:
-                continue
-            removed.append(record.name)
-            freed += max(size, 0)
+        with self._pruning.taken():
+            for record in self.list():
+                if self.users(record.name) or not (everything or record.anonymous):
+                    continue
+                if record.options:
+                    # It stands for something outside (a share, a device): nobody's to sweep.
+                    continue
+                if not wanted.match(record.created, record.labels):
+                    continue
+                size = await self.usage(record.name)
+                try:
+                    await self.remove(record.name)
+                except EngineError:
+                    continue
+                removed.append(record.name)
+                freed += max(size, 0)
         self._events.emit("volume", "prune", "", {"reclaimed": str(freed)})
         return removed, freed
 

@@ -46,4 +46,4 @@ async def prune(call: Call) -> web.StreamResponse:
     if call.version < 42:
         filters["all"] = ["true"]
     removed, freed = await call.engine.volumes.prune(filters)
-    return json({"VolumesDeleted": list(removed) or None, "SpaceReclaimed": freed})
+    return json({"VolumesDeleted": list(removed), "SpaceReclaimed": freed})

@@ -52,7 +52,7 @@ test-core:
 	@test -x $(CORE_VENV)/bin/python || $(PYTHON) -m venv $(CORE_VENV)
 	@echo "installing core alone into $(CORE_VENV)"
 	@$(CORE_VENV)/bin/pip --disable-pip-version-check -q install ./core \
-		"pytest>=8" "pytest-asyncio>=0.24" "pytest-timeout>=2.3"
+		"pytest>=8" "pytest-asyncio>=0.24" "pytest-timeout>=2.3" "trustme>=1"
 	@$(CORE_VENV)/bin/python -m pytest -q -o cache_dir=.pytest_cache/core core/tests
 
 test-vm: install

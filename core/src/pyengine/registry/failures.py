@@ -52,8 +52,9 @@ _TEMPORARY = {408, 429, 500, 502, 503, 504}
 class Failure(Exception):
     """A request that failed; it never leaves the registry client.
 
-    ``status`` is 0 if no answer came; ``code`` is one of :data:`CODES` or ``""``. ``text`` is the
-    whole message without what it was about. ``temporary``: the same request may succeed later.
+    ``status`` is 0 if no answer came or the answer was not the failure; ``code`` is one of
+    :data:`CODES` or ``""``. ``text`` is the whole message without what it was about. ``temporary``:
+    the same request may succeed later. ``unreachable``: nobody is there, or nobody whom we trust.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Failure(Exception):
         status: int = 0,
         code: str = "",
         temporary: bool = False,
+        unreachable: bool = False,
         retry_after: float | None = None,
         help: str = "",
     ) -> None:
@@ -71,6 +73,7 @@ class Failure(Exception):
         self.status = status
         self.code = code
         self.temporary = temporary
+        self.unreachable = unreachable
         self.retry_after = retry_after
         self.help = help
 
@@ -78,7 +81,12 @@ class Failure(Exception):
 def unreachable(method: str, url: str, error: BaseException, *, tls: bool) -> Failure:
     """No answer came from ``url``. ``tls``: certificates count there."""
     text, temporary, help = _reason(error, url, tls)
-    return Failure(f'{method.title()} "{url}": {text}', temporary=temporary, help=help)
+    return Failure(
+        f'{method.title()} "{url}": {text}',
+        temporary=temporary,
+        unreachable=not temporary,
+        help=help,
+    )
 
 
 def _reason(error: BaseException, url: str, tls: bool) -> tuple[str, bool, str]:

@@ -293,7 +293,7 @@ class Repository:
                 result = await operation(session, self._attempts if patient else 1)
             except Failure as failure:
                 log.info("%s from %s: %s", self._name.familiar, session.endpoint.url, failure.text)
-                if failure.status == 0 and not failure.temporary:
+                if failure.unreachable:
                     session.forget()
                 if failed is None or not mirror:
                     failed = failure

@@ -70,14 +70,15 @@ class Upload:
 
     async def run(self, attempts: int) -> None:
         """Raises :class:`Failure` after ``attempts`` tries in a row that got nowhere."""
-        failed = 0
+        failed = furthest = 0
         while True:
-            before = self._offset
             try:
-                if await self._try():
-                    return
+                await self._try()
+                return
             except Failure as failure:
-                failed = 1 if self._offset > before else failed + 1
+                # A registry that forgets everything again and again does not get on.
+                failed = 1 if self._offset > furthest else failed + 1
+                furthest = max(furthest, self._offset)
                 again = worth_a_retry(failure) or self._adapts(failure)
                 if failed >= attempts or not again:
                     raise
@@ -102,7 +103,7 @@ class Upload:
         self._location, self._offset, self._unsure = "", 0, False
         self._progress(0)
 
-    async def _try(self) -> bool:
+    async def _try(self) -> None:
         if not self._location:
             await self._begin()
         elif self._unsure:
@@ -110,11 +111,10 @@ class Upload:
         self._unsure = True
         if not self._chunk and not self._offset:
             await self._put(0)
-            return True
+            return
         while self._offset < self._size:
             await self._patch()
         await self._put(self._size)
-        return True
 
     async def _begin(self) -> None:
         request = self._session.request("POST", self._begin_path, self._scopes, body=b"")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -97,11 +98,11 @@ class SmallRegistry:
         self._uploads: dict[str, bytearray] = {}
         self._runner: web.ServerRunner | None = None
 
-    async def start(self) -> None:
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
         """Listen on a free port of loopback."""
-        self._runner = web.ServerRunner(web.Server(self._handle))
+        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         address = self._runner.addresses[0]
         self.host = f"127.0.0.1:{address[1]}"
@@ -221,7 +222,11 @@ class SmallRegistry:
             session = f"session-{len(self._uploads)}"
             self._uploads[session] = bytearray()
             return self._accepted(repository, session)
-        self._uploads[session] += await request.read()
+        if session not in self._uploads:
+            return _error(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
+        if request.method == "GET":
+            return self._accepted(repository, session, status=204)
+        self._uploads[session] += await request.content.read()
         if request.method == "PATCH":
             return self._accepted(repository, session)
         data, digest = bytes(self._uploads.pop(session)), request.query["digest"]
@@ -230,13 +235,13 @@ class SmallRegistry:
         blobs[digest] = data
         return web.Response(status=201, headers={"Docker-Content-Digest": digest})
 
-    def _accepted(self, repository: str, session: str) -> web.Response:
+    def _accepted(self, repository: str, session: str, status: int = 202) -> web.Response:
         size = len(self._uploads[session])
         headers = {
             "Location": f"/v2/{repository}/blobs/uploads/{session}",
             "Range": f"0-{max(size - 1, 0)}",
         }
-        return web.Response(status=202, headers=headers)
+        return web.Response(status=status, headers=headers)
 
 
 def _error(status: int, code: str, message: str) -> web.Response:

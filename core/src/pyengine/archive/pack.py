@@ -23,9 +23,13 @@ from pyengine.archive.reader import (
     Entry,
 )
 from pyengine.archive.whiteouts import OPAQUE, WHITEOUT, Whiteouts, is_overlay_xattr
+from pyengine.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ZEROS = bytes(BLOCK)
+#: How many directories of a path are open at a time, and how long a path may be (limits.h).
+_KEPT_OPEN = 32
+_PATH_MAX = 4096
 #: Labels belong to the host's policy, not to the image.
 _SKIPPED = frozenset(("security.selinux",))
 #: Largest number in an octal field of 12 bytes.
@@ -61,29 +65,90 @@ def pack(
         os.close(fd)
 
 
-def pack_directory(packer: Packer, fd: int, path: bytes, whiteouts: Whiteouts) -> None:
-    """Add everything below the directory ``fd``; ``path`` goes before the names, with its slash."""
-    for name in sorted(os.fsencode(name) for name in os.listdir(fd)):
-        child = path + name
+class _Level:
+    """A directory on the way down. ``fd``: taken over; -1 while closed. ``key``: which it is."""
+
+    __slots__ = ("fd", "key", "names", "path")
+
+    def __init__(self, fd: int, path: bytes) -> None:
+        self.fd = fd
+        self.path = path
         try:
-            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if whiteouts.overlay and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
-            packer.whiteout(child)
-            continue
-        if not packer.add(fd, name, child, found) or not stat.S_ISDIR(found.st_mode):
-            continue
+            found = os.fstat(fd)
+            self.key = (found.st_dev, found.st_ino)
+            self.names = iter(sorted(map(os.fsencode, os.listdir(fd))))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def reopen(self, top: int, start: int) -> None:
+        """Open it again by its path below ``top``, which ``start`` bytes of ``path`` lead to. What
+        is not the same directory any more has no further entries."""
+        resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
         try:
-            inside = os.open(name, _DIRECTORY_FLAGS, dir_fd=fd)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            if whiteouts.overlay and is_opaque(inside, whiteouts):
-                packer.whiteout(child + b"/" + OPAQUE[len(WHITEOUT) :])
-            pack_directory(packer, inside, child + b"/", whiteouts)
-        finally:
-            os.close(inside)
+            self.fd = openat2(top, self.path[start:] or b".", _DIRECTORY_FLAGS, 0, resolve)
+            found = os.fstat(self.fd)
+            if (found.st_dev, found.st_ino) == self.key:
+                return
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+        self.names = iter(())
+
+
+def pack_directory(packer: Packer, top: int, path: bytes, whiteouts: Whiteouts) -> None:
+    """Add everything below directory ``top``; ``path`` goes before the names, with its slash.
+
+    Few descriptors are open at a time however deep it is. ``OSError`` ENAMETOOLONG for what is
+    too deep to be named by a path.
+    """
+    levels = [_Level(os.dup(top), path)]
+    try:
+        while levels:
+            level = levels[-1]
+            if level.fd < 0:
+                level.reopen(top, len(path))
+            name = next(level.names, None)
+            if name is None:
+                levels.pop().close()
+                continue
+            inside = _pack_one(packer, level.fd, name, level.path + name, whiteouts)
+            if inside is not None:
+                levels.append(_Level(inside, level.path + name + b"/"))
+                if len(levels) > _KEPT_OPEN:
+                    levels[-_KEPT_OPEN].close()
+    finally:
+        for level in levels:
+            level.close()
+
+
+def _pack_one(
+    packer: Packer, directory: int, name: bytes, path: bytes, whiteouts: Whiteouts
+) -> int | None:
+    """Add one entry; a descriptor of it if it is a directory."""
+    if len(path) >= _PATH_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path[:256])
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if whiteouts.overlay and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
+        packer.whiteout(path)
+        return None
+    if not packer.add(directory, name, path, found) or not stat.S_ISDIR(found.st_mode):
+        return None
+    try:
+        inside = os.open(name, _DIRECTORY_FLAGS, dir_fd=directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if whiteouts.overlay and is_opaque(inside, whiteouts):
+        packer.whiteout(path + b"/" + OPAQUE[len(WHITEOUT) :])
+    return inside
 
 
 def is_opaque(directory: int | str, whiteouts: Whiteouts) -> bool:

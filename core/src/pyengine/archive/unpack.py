@@ -285,7 +285,12 @@ class _Unpacker:
         """Owner, mode, xattrs and times of something that cannot be opened."""
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.type != SYMLINK:
-            os.chmod(name, entry.mode, dir_fd=parent)
+            # chmod follows links, and the name may be one by now: not so its descriptor.
+            node = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            try:
+                os.chmod(f"/proc/self/fd/{node}", entry.mode)
+            finally:
+                os.close(node)
         if entry.xattrs:
             self._xattrs(entry, b"/proc/self/fd/%d/%s" % (parent, name))
         os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)

@@ -43,6 +43,7 @@ COMMANDS: dict[str, str] = {
     "rmi": "images:rmi",
     "run": "run:run",
     "save": "images:save",
+    "search": "search:search",
     "start": "start:start",
     "stats": "stats:stats",
     "stop": "containers:stop",
@@ -102,6 +103,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     "system": (
         "Manage pyengine",
         {
+            "df": "df:df",
             "events": "events:events",
             "info": "info:info",
             "prune": "prune:system_prune",

@@ -81,7 +81,8 @@ class ImageRow(Row):
         return "N/A" if shared == -1 else units.human_size(self._i["Size"] - shared)
 
 
-def _familiar(name: str) -> str:
+def familiar(name: str) -> str:
+    """A name without the default registry."""
     return name.removeprefix("docker.io/").removeprefix("library/")
 
 
@@ -92,11 +93,11 @@ def image_rows(image: dict[str, Any], trunc: bool, digests: bool) -> Iterator[Im
     for tagged in image.get("RepoTags") or []:
         if tagged != "<none>:<none>":
             name, _, tag = tagged.rpartition(":")
-            tags.setdefault(_familiar(name), []).append(tag)
+            tags.setdefault(familiar(name), []).append(tag)
     for digested in image.get("RepoDigests") or []:
         if digested != "<none>@<none>":
             name, _, digest = digested.partition("@")
-            by_digest.setdefault(_familiar(name), []).append(digest)
+            by_digest.setdefault(familiar(name), []).append(digest)
     if not tags and not by_digest:
         yield ImageRow(image, "<none>", "<none>", "<none>", trunc)
     for name, names in tags.items():

@@ -15,7 +15,7 @@ from pyengine.oci.reference import Reference
 from pyengine.registry import failures, names
 from pyengine.registry import search as searching
 from pyengine.registry.auth import Tokens
-from pyengine.registry.failures import Failure
+from pyengine.registry.failures import Failure, reason
 from pyengine.registry.hosts import Endpoint, RegistryConfig
 from pyengine.registry.models import Credentials, LoginResult, SearchResult
 from pyengine.registry.repository import Repository
@@ -164,7 +164,7 @@ class Registries:
                 pass
         except Failure as failure:
             if failure.status and not failure.text.startswith("Get "):
-                text = f"login attempt to {url} failed with status: {failure.status}"
+                text = f"login attempt to {url} failed with status: {reason(failure.status)}"
                 kind = Unauthorized if failure.status == 401 else Unavailable
                 raise kind(text, failure.text) from failure
             raise failures.translate(failure, _NOTHING, push=True) from failure

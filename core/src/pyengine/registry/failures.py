@@ -147,24 +147,33 @@ def _certificate_help(url: str) -> str:
 async def answered(response: aiohttp.ClientResponse, default: str = "") -> Failure:
     """An answer that is an error; its body is read. ``default``: the code of a 404 without one."""
     status = response.status
-    reason = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
     after = retry_after(response.headers.get("Retry-After", ""))
     temporary = status in _TEMPORARY
     if not 400 <= status < 500:
-        text = f"received unexpected HTTP status: {status} {reason}".rstrip()
+        text = f"received unexpected HTTP status: {reason(status)}"
         return Failure(text, status=status, temporary=temporary, retry_after=after)
     body = await response.content.read(BODY_LIMIT)
     code, message = _scope_error(response) or _parse(body) or ("", "")
     if not code:
         code = _BY_STATUS.get(status, "") or (default if status == 404 else "")
         said = " ".join(body.decode(errors="replace").split())[:200]
-        message = said if said and not said.startswith(("{", "<")) else CODES.get(code, reason)
+        message = (
+            said if said and not said.startswith(("{", "<")) else CODES.get(code, reason(status))
+        )
     elif code not in CODES:
         code = "UNKNOWN"
     label = (code or "unknown").lower().replace("_", " ")
     return Failure(
         f"{label}: {message}", status=status, code=code, temporary=temporary, retry_after=after
     )
+
+
+def reason(status: int) -> str:
+    """``404 Not Found``."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
 
 
 def _scope_error(response: aiohttp.ClientResponse) -> tuple[str, str] | None:

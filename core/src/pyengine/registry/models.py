@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 import msgspec
 
@@ -31,9 +30,10 @@ class Credentials(
         if not header:
             return None
         try:
-            data = base64.urlsafe_b64decode(header + "=" * (-len(header) % 4))
+            padded = header + "=" * (-len(header) % 4)
+            data = base64.b64decode(padded, altchars=b"-_", validate=True)
             found = msgspec.json.decode(data or b"{}", type=cls)
-        except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+        except (ValueError, msgspec.MsgspecError) as error:
             raise InvalidParameter("invalid X-Registry-Auth header", str(error)) from error
         return found if found != cls() else None
 

@@ -95,6 +95,8 @@ class SmallRegistry:
         #: ``Range`` of every GET of a blob, or an empty string.
         self.ranges: list[str] = []
         self.intercept: Interceptor | None = None
+        #: The same for ``/v2/`` alone.
+        self.intercept_ping: Interceptor | None = None
         self._uploads: dict[str, bytearray] = {}
         self._runner: web.ServerRunner | None = None
 
@@ -158,7 +160,8 @@ class SmallRegistry:
         request: Any = base
         path = request.path.removeprefix("/v2/")
         if not path:
-            return web.json_response({})
+            answer = await self.intercept_ping(request) if self.intercept_ping else None
+            return answer or web.json_response({})
         self.requests.append((request.method, request.path))
         if self.intercept is not None:
             answer = await self.intercept(request)

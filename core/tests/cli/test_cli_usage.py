@@ -50,7 +50,7 @@ USAGE = {
         {
             "ID": "f" * 25, "Type": "regular", "Size": 700, "InUse": False, "Shared": False,
             "UsageCount": 3, "CreatedAt": "1970-01-01T00:00:00Z", "Parents": ["p"],
-            "LastUsedAt": "1970-01-01T01:00:00.5Z",
+            "LastUsedAt": "1970-01-01T01:00:00Z",
         },
         {
             "ID": "g" * 25, "Type": "source.local", "Size": 300, "InUse": True, "Shared": False,

@@ -13,6 +13,7 @@ import pytest
 
 Run = Callable[..., Any]
 
+WHERE = {"Scope": "local", "Mountpoint": "/m"}
 USAGE = {
     "LayersSize": 3_000_000,
     "Images": [
@@ -42,9 +43,9 @@ USAGE = {
         },
     ],
     "Volumes": [
-        {"Name": "data", "Driver": "local", "UsageData": {"Size": 4000, "RefCount": 1}},
-        {"Name": "left", "Driver": "local", "UsageData": {"Size": 1000, "RefCount": 0}},
-        {"Name": "nfs", "Driver": "x", "UsageData": {"Size": -1, "RefCount": 0}},
+        {"Name": "data", "Driver": "local", **WHERE, "UsageData": {"Size": 4000, "RefCount": 1}},
+        {"Name": "left", "Driver": "local", **WHERE, "UsageData": {"Size": 1000, "RefCount": 0}},
+        {"Name": "nfs", "Driver": "x", **WHERE, "UsageData": {"Size": -1, "RefCount": 0}},
     ],
     "BuildCache": [
         {

@@ -13,7 +13,8 @@ import pytest
 
 from pyengine.contracts.storage import LayerRecord, StorageCapability
 from pyengine.errors import InvalidParameter, Unsupported
-from pyengine.linux.mountinfo import mounts
+from pyengine.linux import inodeflags
+from pyengine.linux.mountinfo import filesystem_of, mounts
 from pyengine.testing.storage import Bench, context_for, directory, file, tar
 from pyengine_storage_overlay2 import Overlay2
 
@@ -165,3 +166,11 @@ def test_a_stream_is_no_layer_twice(bench: Bench) -> None:
     bench.driver.apply(id, None, again)
     assert again.read() == b""
     assert set(bench.view(id)) == {"a"}
+
+
+def test_unpacked_layers_are_spread_over_the_disk(bench: Bench) -> None:
+    bench.apply(file("a"))
+    if filesystem_of(bench.root) != "ext4":
+        pytest.skip("ext4 alone knows the flag")
+    assert inodeflags.get(bench.root / "driver/.staged") & inodeflags.TOPDIR
+    assert not inodeflags.get(bench.root / "driver") & inodeflags.TOPDIR

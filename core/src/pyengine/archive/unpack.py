@@ -75,9 +75,9 @@ def unpack(
 
     Entries take effect in order and later ones replace earlier ones, except that a directory over
     a directory only changes its attributes. The archive's own root entry is ignored, as Docker
-    ignores it. Directories that no entry names are root's, mode 0755. Long runs of zeros become
-    holes. Owners and groups are numeric. Returns what :func:`~pyengine.archive.settle.settle` has
-    to do where an overlay layer is put on others.
+    ignores it. Directories that no entry names are root's, mode 0755, as old as what is in them.
+    Long runs of zeros become holes. Owners and groups are numeric. Returns what
+    :func:`~pyengine.archive.settle.settle` has to do where an overlay layer is put on others.
 
     ``base``: a directory below ``root``, into which the archive goes and its hard links lead;
     symlinks still see ``root`` as the root. ``owner``: uid and gid for everything. ``keep_kinds``:
@@ -147,6 +147,8 @@ class _Unpacker:
         # Times of directories come last: filling a directory changes them.
         self._directories: dict[bytes, tuple[int, int]] = {}
         self._unpacked: set[bytes] = set()
+        #: of the current entry
+        self._times = (0, 0)
 
     def run(self, stream: BinaryIO) -> Deferred:
         reader = TarReader(stream)
@@ -169,6 +171,7 @@ class _Unpacker:
         path = clean(entry.name)
         if not path:
             return
+        self._times = _times(entry)
         if self._owner is not None:
             entry.uid, entry.gid = self._owner
         path = self._base + path
@@ -401,6 +404,7 @@ class _Unpacker:
             fd = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
             os.fchmod(fd, 0o755)
             self._implied[directory] = None
+            self._directories[directory] = self._times
         self._remember(directory, fd)
         return fd
 

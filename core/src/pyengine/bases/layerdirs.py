@@ -1,12 +1,13 @@
 """One directory per layer: what storage drivers share that keep layers as directories.
 
-A layer is made under ``.making`` and renamed to its name when complete, so a name is either a whole
-layer or absent; between the two it may wait in ``.staged``. It is removed by a rename to
+A layer is made under ``.making``, or ``.staged`` if it is unpacked from a tar, and renamed to its
+name when complete, so a name is either a whole layer or absent. It is removed by a rename to
 ``.trash``, which ``sweep`` empties. What a crash leaves in any of the three is nobody's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -14,10 +15,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from pyengine.errors import InvalidParameter
 from pyengine.faults import failpoint
+from pyengine.linux import inodeflags
 from pyengine.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 _ID = re.compile(r"[0-9a-f]{64}\Z")
@@ -66,6 +68,11 @@ class LayerDirectories:
                 (self._trash, 0o700),
             ):
                 os.makedirs(path, mode, exist_ok=True)
+            # ext4 puts what is made in a directory near to it, and searches long for an inode
+            # where thousands were deleted in the last minutes. With this mark each layer begins
+            # in a place of its own: unpacking after a removal was ten times as slow without.
+            with contextlib.suppress(OSError):
+                inodeflags.add(self._staged, inodeflags.TOPDIR)
             self._ready = True
 
     def path(self, name: str) -> str:
@@ -86,25 +93,25 @@ class LayerDirectories:
         except FileNotFoundError:
             return []
 
-    @contextmanager
-    def make(self, name: str) -> Iterator[str]:
+    def make(self, name: str) -> AbstractContextManager[str]:
         """A fresh directory to fill; becomes ``name`` if the block ends well, else vanishes.
 
         If another made ``name`` meanwhile, theirs stays.
         """
-        with self._making_of(name, f"{self._layers}/{name}") as place:
-            yield place
+        return self._fresh(self._making, name, f"{self._layers}/{name}")
+
+    def unpack(self, name: str) -> AbstractContextManager[str]:
+        """As :meth:`make`, for many files at once."""
+        return self._fresh(self._staged, name, f"{self._layers}/{name}")
+
+    def stage(self, name: str) -> AbstractContextManager[str]:
+        """As :meth:`unpack`, but what is made waits for :meth:`publish`."""
+        return self._fresh(self._staged, name, f"{self._staged}/{name}")
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[str]:
-        """As :meth:`make`, but what is made waits for :meth:`publish`."""
-        with self._making_of(name, f"{self._staged}/{name}") as place:
-            yield place
-
-    @contextmanager
-    def _making_of(self, name: str, target: str) -> Iterator[str]:
+    def _fresh(self, above: str, name: str, target: str) -> Iterator[str]:
         self.ensure()
-        place = f"{self._making}/{name}.{secrets.token_hex(4)}"
+        place = f"{above}/{name}.{secrets.token_hex(4)}"
         failpoint("storage.stage")
         os.mkdir(place, 0o710)
         try:

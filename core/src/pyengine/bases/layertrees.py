@@ -82,7 +82,7 @@ class LayerTrees(StorageDriver):
                 pass
             return self.usage(id)
         base = "" if parent is None else self._committed(parent)
-        with self._layers.make(id) as staging:
+        with self._layers.unpack(id) as staging:
             os.chmod(staging, 0o755)
             self._copy(base, staging)
             failpoint("storage.unpack")

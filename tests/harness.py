@@ -181,9 +181,13 @@ class EngineProcess:
         found: dict[str, Any] = json.loads(self.out("inspect", ref))[0]
         return found
 
+    def connect(self, timeout: float = 30) -> http.client.HTTPConnection:
+        """A connection to its socket, for requests that :meth:`api` is too simple for."""
+        return _UnixConnection(str(self.socket), timeout)
+
     def api(self, method: str, path: str, body: Any = None, timeout: float = 30) -> tuple[int, Any]:
         """(status, body) of one request; JSON bodies are decoded."""
-        connection = _UnixConnection(str(self.socket), timeout)
+        connection = self.connect(timeout)
         try:
             headers = {"Host": "docker"}
             data = None

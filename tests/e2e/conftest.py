@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
+import select
 import shutil
 import signal
 import subprocess
@@ -100,7 +102,7 @@ class Site:
 
     def __init__(self, root: Path, docker: str, busybox: Path) -> None:
         self.root = root
-        self._busybox = busybox
+        self.busybox = busybox
         self.config = root / "client"
         self.daemon_json = root / "daemon.json"
         self.daemon_json.write_text("{}")
@@ -147,7 +149,7 @@ class Site:
     def make(self, name: str) -> str:
         """A small image that shares nothing with others, with busybox in it: its id."""
         tar = self.root / "unique.tar"
-        shutil.copy(self._busybox, tar)
+        shutil.copy(self.busybox, tar)
         with tarfile.open(tar, "a") as more:
             entry = tarfile.TarInfo(f"unique-{next(_numbers)}")
             more.addfile(entry)
@@ -157,20 +159,43 @@ class Site:
         found: dict[str, Any] = json.loads(self.out("image", "inspect", image))[0]
         return found
 
-    def pyengine(self, *words: str) -> str:
-        """Output of our own CLI."""
-        return self.lab.sh(
-            self.engine.python, "-m", "pyengine", "-H", f"unix://{self.engine.socket}", *words
-        ).stdout
+    def fsck(self) -> list[str]:
+        """What is wrong with blobs and layers."""
+        status, found = self.engine.api("POST", "/pyengine/content/fsck")
+        assert status == 200, found
+        return [str(problem) for problem in found["Problems"]]
+
+    def images(self) -> list[tuple[str, ...]]:
+        """Ids, tags and digests."""
+        found = self.engine.api("GET", "/images/json?all=1")[1]
+        return sorted((one["Id"], *one["RepoTags"], *one["RepoDigests"]) for one in found)
+
+    def files(self) -> list[str]:
+        """Paths below the data root without the database; ids of directories are left out."""
+        found = []
+        for directory, _, names in os.walk(self.engine.data):
+            place = os.path.relpath(directory, self.engine.data)
+            place = re.sub(r"^overlay2/([0-9a-f]{64}|l/\w+)", "overlay2/*", place)
+            found += [f"{place}/{name}" for name in names if not name.startswith("state.db")]
+        return sorted(found)
+
+    def everything(self) -> tuple[list[tuple[str, ...]], list[str]]:
+        """What bad input must not change."""
+        return self.images(), self.files()
 
     def reload(self, **keys: object) -> None:
         """Write daemon.json, send SIGHUP, and wait until the daemon has taken it in."""
         self.daemon_json.write_text(json.dumps({k.replace("_", "-"): v for k, v in keys.items()}))
-        since = time.time() - 0.001
+        since = f"--since={time.time()}"
+        self.hangup()
+        command = self.engine.command("events", since, "--filter", "event=reload")
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as events:
+            assert events.stdout is not None
+            assert select.select([events.stdout], [], [], 10)[0], self.engine.tail()
+            events.kill()
+
+    def hangup(self) -> None:
         os.kill(self.engine.pid, signal.SIGHUP)
-        self(
-            "events", f"--since={since}", f"--until={since + 5}", "--filter", "event=reload",
-        )  # fmt: skip
 
     def dispose(self) -> None:
         self.lab.close()

@@ -30,7 +30,7 @@ class Lab:
         self._enter = ["nsenter", f"--net=/run/netns/{namespace}", "--"]
         self._undo: list[Callable[[], None]] = []
         root.mkdir(parents=True, exist_ok=True)
-        self.sh("ip", "address", "add", f"{ADDRESS}/32", "dev", "lo")
+        self.sh("ip", "address", "replace", f"{ADDRESS}/32", "dev", "lo")
 
     def close(self) -> None:
         for undo in reversed(self._undo):

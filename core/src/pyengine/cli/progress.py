@@ -97,7 +97,7 @@ def show_pull(
     show(response, None if quiet else out, f"from {server}")
 
 
-def upload(file: BinaryIO, out: TextIO) -> Iterator[bytes]:
+def upload(file: BinaryIO, out: TextIO | None) -> Iterator[bytes]:
     """The file in pieces; on a terminal a bar tells how much of it has been sent."""
     bars = _bars(out, "", noun="")
     size = os.fstat(file.fileno()).st_size if bars is not None else 0

@@ -88,6 +88,10 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "tag": "images:tag",
         },
     ),
+    "manifest": (
+        "Manage Docker image manifests and manifest lists",
+        {"inspect": "manifest:inspect"},
+    ),
     "network": (
         "Manage networks",
         {

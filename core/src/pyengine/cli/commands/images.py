@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, BinaryIO
 
-_CHUNK = 1 << 20
 _EPOCH_2000 = 946684800
 
 
@@ -210,11 +209,6 @@ def history(session: Session, options: Options, arguments: list[str]) -> None:
     table.show(format, rows, HistoryRow.HEADERS)
 
 
-def _read_all(file: BinaryIO) -> Iterator[bytes]:
-    while data := file.read(_CHUNK):
-        yield data
-
-
 def _open(path: str) -> BinaryIO:
     try:
         return open(path, "rb")
@@ -253,9 +247,8 @@ def import_image(session: Session, options: Options, arguments: list[str]) -> No
         file = sys.stdin.buffer if source == "-" else _open(source)
         kind = {"Content-Type": "application/x-tar"}
         with file:
-            response = client.open(
-                "POST", "/images/create", query, headers=kind, stream=_read_all(file)
-            )
+            sent = progress.upload(file, sys.stdout)
+            response = client.open("POST", "/images/create", query, headers=kind, stream=sent)
     progress.show(response, sys.stdout)
 
 
@@ -271,22 +264,18 @@ def import_image(session: Session, options: Options, arguments: list[str]) -> No
     creates=True,
 )
 def load(session: Session, options: Options, _: list[str]) -> None:
-    from pyengine.cli import progress
+    from pyengine.cli import platforms, progress
 
     if not options["input"] and sys.stdin.isatty():
         raise CommandError("requested load from stdin, but stdin is empty")
     client = session.client
+    # What is shown is how much has been sent, and that is known here: the engine may be quiet.
+    query = {"quiet": True, "platform": platforms.parse(options["platform"])}
     kind = {"Content-Type": "application/x-tar"}
-    quiet = options["quiet"] or not sys.stdout.isatty()
     with _open(options["input"]) if options["input"] else sys.stdin.buffer as file:
-        response = client.open(
-            "POST", "/images/load", {"quiet": quiet}, headers=kind, stream=_read_all(file)
-        )
-    if "json" in response.headers.get("content-type", ""):
-        progress.show(response, sys.stdout)
-        return
-    for piece in response:
-        sys.stdout.buffer.write(piece)
+        sent = progress.upload(file, None if options["quiet"] else sys.stdout)
+        response = client.open("POST", "/images/load", query, headers=kind, stream=sent)
+    progress.show(response, sys.stdout)
 
 
 @command(
@@ -299,10 +288,12 @@ def load(session: Session, options: Options, _: list[str]) -> None:
     at_least=1,
 )
 def save(session: Session, options: Options, names: list[str]) -> None:
+    from pyengine.cli import platforms
     from pyengine.cli.output import write_stream
 
+    query = {"names": names, "platform": platforms.parse(options["platform"])}
     write_stream(
-        lambda: session.client.open("GET", "/images/get", {"names": names}),
+        lambda: session.client.open("GET", "/images/get", query),
         options["output"],
         "failed to save image",
         "cowardly refusing to save to a terminal. Use the -o flag or redirect",

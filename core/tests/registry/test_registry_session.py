@@ -53,7 +53,7 @@ async def test_a_manifest_by_tag_and_by_digest(repository: Open, registry: Small
 
 
 async def test_what_is_accepted_is_said(repository: Open, answers: Answers) -> None:
-    (seen,) = (answers("GET", "/manifests/", answer(200, b"{}")),)
+    seen = answers("GET", "/manifests/", answer(200, b"{}"))
     await repository().manifest("v1")
     accept = seen[0].headers["Accept"]
     for kind in ("vnd.oci.image.index.v1+json", "vnd.docker.distribution.manifest.v2+json"):

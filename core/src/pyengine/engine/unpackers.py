@@ -16,7 +16,7 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
 from pyengine import errors
@@ -100,8 +100,12 @@ class Unpackers:
         ``StorageDriver.sync``). Works with every driver."""
         unpacked = await self._unpack(Job(id, parent, diff_id), source, progress)
         if self._stages:
-            usage = await self._calls(self._driver.finish, id, parent)
-            unpacked = unpacked._replace(usage=usage)
+            finishing = asyncio.ensure_future(self._calls(self._driver.finish, id, parent))
+            try:
+                unpacked = unpacked._replace(usage=await asyncio.shield(finishing))
+            except asyncio.CancelledError:
+                await self._shielded(self._take_back(finishing, id))
+                raise
         return unpacked
 
     def warm(self) -> None:
@@ -147,11 +151,7 @@ class Unpackers:
             done = await worker.work(job, source, progress)
         except BaseException as error:
             worker.kill()
-            # Also when this is cancelled once more.
-            task = asyncio.ensure_future(self._clear(worker, job.id))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-            await asyncio.shield(task)
+            await self._shielded(self._clear(worker, job.id))
             if isinstance(error, _Killed):
                 raise _Killed(
                     "the process that unpacked a layer was killed",
@@ -162,8 +162,22 @@ class Unpackers:
         self._release(worker)
         return Unpacked(done.diff_id, done.size, done.usage)
 
+    async def _shielded(self, work: Coroutine[None, None, None]) -> None:
+        """Wait for ``work``, which goes on to its end even if this is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        await asyncio.shield(task)
+
+    async def _take_back(self, finishing: asyncio.Future[Usage], id: str) -> None:
+        await asyncio.wait([finishing])
+        await self._remove(id)
+
     async def _clear(self, worker: _Worker, id: str) -> None:
         await worker.gone.wait()
+        await self._remove(id)
+
+    async def _remove(self, id: str) -> None:
         try:
             await self._calls(self._driver.remove, id)
             await self._calls.within(CLEARING, self._driver.sweep)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable
+from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from pyengine.engine.progress import Line, Progress
@@ -104,10 +105,16 @@ class Transfers(Generic[T]):
         return transfer
 
 
-def foremost(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one to tell: what the engine knows to say before what surprised it."""
-    for kind in (EngineError, OSError, BaseException):
-        for error in errors.exceptions:
-            if isinstance(error, kind):
-                return error
-    return errors
+@asynccontextmanager
+async def together() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises one error alone: what the engine knows to say before what surprised
+    it."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        for kind in (EngineError, OSError):
+            for error in errors.exceptions:
+                if isinstance(error, kind):
+                    raise error from None
+        raise errors.exceptions[0] from None

@@ -110,6 +110,8 @@ class Bundles:
         self._volumes = volumes
         #: how often each container's tree is in use beside the container's own run
         self._uses: Counter[str] = Counter()
+        #: descriptors that are sources of mounts, until these are made
+        self._sources: dict[str, list[int]] = {}
 
     def files(self, container: Container) -> Files:
         short = container.id[:12]
@@ -150,8 +152,14 @@ class Bundles:
             await self.fill_volumes(container, rootfs, resolved)
         return self._launch(live, files, rootfs, resolved, hosts)
 
+    def launched(self, user: str) -> None:
+        """The mounts are made of what :meth:`resolve_mounts` found for container or ``user``."""
+        for fd in self._sources.pop(user, ()):
+            os.close(fd)
+
     async def release(self, container: Container) -> None:
         """Undo :meth:`prepare`: the root is unmounted, volumes let go. Collects what fails."""
+        self.launched(container.id)
         files = self.files(container)
         problems: list[str] = []
         storage = self.storage(container)
@@ -293,7 +301,7 @@ class Bundles:
         """The container's mounts with their sources present, in the order of its record.
 
         ``user``: for whom volumes are mounted, if not for the container's own run; whoever it is
-        unmounts them.
+        unmounts them. Sources may be descriptors of ours until :meth:`launched` is called.
         """
         resolved = []
         mounts.check_sources(container.mounts)
@@ -324,7 +332,7 @@ class Bundles:
             return ResolvedMount(
                 kind="volume",
                 destination=point.destination,
-                source=_inside(path, subpath) if subpath else str(path),
+                source=self._inside(path, subpath, user or container.id) if subpath else str(path),
                 writable=point.rw,
             )
         options = point.spec.bind_options if point.spec else None
@@ -337,6 +345,22 @@ class Bundles:
             recursive=not (options and options.non_recursive),
             read_only_recursive=not (options and options.read_only_non_recursive),
         )
+
+    def _inside(self, root: Path, subpath: str, user: str) -> str:
+        """A path below ``root`` that no link leads out of, as one of our descriptors: whoever else
+        has the volume may put a link there before the mount is made."""
+        try:
+            fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                found = syscalls.openat2(fd, subpath, os.O_PATH)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise InvalidParameter(
+                f"cannot access path {root}/{subpath}", error.strerror or str(error)
+            ) from error
+        self._sources.setdefault(user, []).append(found)
+        return f"/proc/{os.getpid()}/fd/{found}"
 
     def _namespaces(self, container: Container) -> Namespaces:
         host = container.host_config
@@ -396,25 +420,3 @@ def check_tmpfs(container: Container) -> None:
     """Refuse bad ``--tmpfs`` options at create rather than at start."""
     for text in (container.host_config.tmpfs or {}).values():
         tmpfs_options(text.split(","))
-
-
-def _inside(root: Path, subpath: str) -> str:
-    """A path below ``root`` that no link leads out of."""
-    fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.closing(_Descriptor(syscalls.openat2(fd, subpath, os.O_PATH))) as found:
-            return os.readlink(f"/proc/self/fd/{found.number}")
-    except OSError as error:
-        raise InvalidParameter(
-            f"cannot access path {root}/{subpath}", error.strerror or str(error)
-        ) from error
-    finally:
-        os.close(fd)
-
-
-class _Descriptor:
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def close(self) -> None:
-        os.close(self.number)

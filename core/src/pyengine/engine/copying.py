@@ -140,6 +140,7 @@ class Copying:
                 finally:
                     await on_thread("copy", view.close)
             finally:
+                self._bundles.launched(user)
                 for point in container.mounts:
                     if point.type == "volume":
                         with contextlib.suppress(EngineError, OSError):

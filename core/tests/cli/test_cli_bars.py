@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pyengine.cli.bars import Bars, clock_text
+from pyengine.cli.progress import _print
 
 Run = Callable[..., Any]
 
@@ -223,6 +224,19 @@ def test_a_pull_on_a_terminal(engine: Any) -> None:
         "Digest: sha256:1",
         "Status: Downloaded newer image for r:5000/x:v1",
         "r:5000/x:v1",
+    ]
+
+
+def test_a_mirror_is_named() -> None:
+    screen = Screen()
+    bars = Bars(screen, "from docker.io")
+    _print({"status": "Pulling from library/x", "id": "v1"}, screen, bars)
+    _print({"status": "Using mirror:5000, a mirror of docker.io"}, screen, bars)
+    _print(step("aaa", "Already exists"), screen, bars)
+    assert screen.text[1:] == [
+        "Using mirror:5000, a mirror of docker.io",
+        "aaa           Already exists",
+        "1/1 layers  from mirror:5000",
     ]
 
 

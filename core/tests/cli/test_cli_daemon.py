@@ -331,12 +331,18 @@ def test_broken_plugins(
         ("pyengine network ", "", "create"),
         ("pyengine run --mem", "--mem", "--memory"),
         ("pyengine rm w", "w", "web"),
+        ("pyengine logi", "logi", "login"),
+        ("pyengine manifest ", "", "inspect"),
+        ("pyengine system d", "d", "df"),
+        ("pyengine push we", "we", "web:v1"),
+        ("pyengine save we", "we", "web:v1"),
     ],
 )
 def test_completion(
     engine: Any, pyengine: Run, monkeypatch: pytest.MonkeyPatch, line: str, word: str, found: str
 ) -> None:
     engine.on("GET /containers/json", [{"Names": ["/web"]}, {"Names": ["/db"]}])
+    engine.on("GET /images/json", [{"RepoTags": ["web:v1"]}, {"RepoTags": None}])
     monkeypatch.setenv("_PYENGINE_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", line)
     monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - (1 if word else 0)))

@@ -88,7 +88,7 @@ class Bars:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._out = out
-        self._source = source
+        self.source = source
         self._noun = noun
         self._clock = clock
         self._rows: dict[str, Row] = {}
@@ -156,8 +156,8 @@ class Bars:
             parts.append(f"{amount}/{units.human_size(size, 3)}" if moved < size else amount)
         if any(row.moving for row in rows):
             parts += self._speed(now, received, size - moved)
-        if self._source:
-            parts.append(self._source)
+        if self.source:
+            parts.append(self.source)
         return "  ".join(parts)
 
     def _speed(self, now: float, received: int, left: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from pyengine.cli import reference
 from pyengine.cli.client import CommandError, json_lines
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pyengine.cli.session import Session
 
 _CHUNK = 1 << 20
+#: What our engine says when it is not the registry itself that it asks.
+_MIRROR = re.compile(r"Using (\S+), a mirror of ")
 
 
 def describe(message: dict[str, Any]) -> str:
@@ -69,6 +72,8 @@ def _print(message: dict[str, Any], out: TextIO, bars: Bars | None) -> None:
             bars.update(message)
         elif text:
             bars.print(text)
+            mirror = _MIRROR.match(text)
+            bars.source = f"from {mirror[1]}" if mirror else bars.source
     elif text and not message.get("progressDetail"):
         out.write(text + "\n")
         out.flush()

@@ -241,11 +241,6 @@ class FakeImages:
     def get(self, ref: str) -> Any:
         return SimpleNamespace(id="sha256:" + "2" * 64)
 
-    async def import_tar(self, source: Any, *how: Any) -> str:
-        self.read = await asyncio.to_thread(source.read)
-        self.how = how
-        return "sha256:abc"
-
 
 class FakeSystem:
     async def info(self) -> dict[str, Any]:

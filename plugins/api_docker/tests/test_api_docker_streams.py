@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pyengine.contracts.logging import LogChunk
 from pyengine.errors import InvalidParameter
+from pyengine_api_docker.endpoints import image_archives
 
 UPGRADE = "Connection: Upgrade\r\nUpgrade: tcp\r\n"
 ALL = "stdin=1&stdout=1&stderr=1&stream=1"
@@ -364,8 +366,15 @@ async def test_export_comes_whole_or_not_at_all(client: Any) -> None:
     writer.close()
 
 
-async def test_import(client: Any) -> None:
+async def test_import(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     data = b"t" * 3_000_000
+    imported: list[Any] = []
+
+    async def import_image(images: Any, source: Any, *how: Any) -> Any:
+        imported.extend((await asyncio.to_thread(source.read), *how))
+        return SimpleNamespace(id="sha256:abc")
+
+    monkeypatch.setattr(image_archives, "import_image", import_image)
     reader, writer = await client.open()
     path = "/images/create?fromSrc=-&repo=r&tag=t&changes=ENV%20a%3Db&changes=CMD%20x"
     head, body = client.request("POST", path, data, "Expect: 100-continue\r\n")[:-3_000_000], data
@@ -374,26 +383,24 @@ async def test_import(client: Any) -> None:
     assert line == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(body)
     await asyncio.wait_for(reader.readuntil(b'{"status":"sha256:abc"}\n'), 5)
-    images = client.engine.images
-    assert images.read == data
-    name, changes, message, _ = images.how
+    (read, name, changes, message, _) = imported
+    assert read == data
     assert (name.familiar, changes) == ("r:t", ["ENV a=b", "CMD x"])
     assert message == "Imported from -"
     writer.close()
 
 
-async def test_half_an_upload_is_no_image(client: Any) -> None:
+async def test_half_an_upload_is_no_image(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
-    async def import_tar(source: Any, *how: Any) -> str:
+    async def import_image(images: Any, source: Any, *how: Any) -> None:
         try:
             await asyncio.to_thread(source.read)
         except BaseException as error:
             outcome.set_result(error)
             raise
-        return "sha256:wrong"
 
-    client.engine.images.import_tar = import_tar
+    monkeypatch.setattr(image_archives, "import_image", import_image)
     _, writer = await client.open()
     request = client.request("POST", "/images/create?fromSrc=-", b"t" * 300_000)
     writer.write(request[:200_000])
@@ -402,12 +409,6 @@ async def test_half_an_upload_is_no_image(client: Any) -> None:
     writer.close()
     error = await asyncio.wait_for(outcome, 5)
     assert isinstance(error, ConnectionError | InvalidParameter)
-
-
-async def test_pull_is_refused_in_a_sentence(client: Any) -> None:
-    answer = await client.ask("POST", "/images/create?fromImage=busybox&tag=latest")
-    assert answer.status == 501
-    assert answer.message.startswith("pulling from a registry is not in this version of pyengine")
 
 
 async def test_stats(client: Any) -> None:

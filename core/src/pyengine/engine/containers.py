@@ -198,9 +198,9 @@ class Containers:
                 await self._registry.database.commit(Put(TABLE, record.id, record), *changes)
                 for volume in made:
                     await self._volumes.make(volume)
-            parent = self._images.layer(image.id, storage.name)
             options = {k: v for k, v in (host.storage_opt or {}).items() if k != "driver"}
             with self._images.using(image.id):
+                parent = await self._images.layer(image.id, storage.name)
                 await calls(storage.prepare, record.layer, parent, options, mountpoints=True)
             self._hooks.storage_snapshot_prepared(record.layer, parent or "", record.id)
             files = self._bundles.files(record)

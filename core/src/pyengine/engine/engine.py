@@ -21,14 +21,18 @@ from pyengine.contracts.frontend import Frontend
 from pyengine.contracts.security import SecurityPlugin
 from pyengine.contracts.storage import StorageDriver
 from pyengine.drivers import Catalog, Drivers, Places
+from pyengine.engine import layers as layers_module
 from pyengine.engine.background import Background
 from pyengine.engine.bundle import Bundles, Settings
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers import Containers, Defaults
+from pyengine.engine.content import Content
 from pyengine.engine.copying import Copying
 from pyengine.engine.events import Events
 from pyengine.engine.execs import Execs
+from pyengine.engine.image_commit import Commits
 from pyengine.engine.images import Images
+from pyengine.engine.layers import Layers
 from pyengine.engine.lifecycle import STOP_TIMEOUT, Lifecycle
 from pyengine.engine.model import Ulimit
 from pyengine.engine.networks import IpamConfig, Networks
@@ -40,6 +44,7 @@ from pyengine.engine.restore import Restore
 from pyengine.engine.sandbox import Sandboxes
 from pyengine.engine.system import System
 from pyengine.engine.units import parse_size
+from pyengine.engine.unpackers import Unpackers
 from pyengine.engine.usage import DiskUsage
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import DriverUnavailable, EngineError, Unavailable
@@ -74,7 +79,9 @@ class Engine:
     drivers: Drivers
     hooks: Hooks
     events: Events
+    content: Content
     images: Images
+    commits: Commits
     volumes: Volumes
     usage: DiskUsage
     networks: Networks
@@ -90,6 +97,8 @@ class Engine:
         self._directory = directory
         self.hooks = Hooks()
         self._calls: dict[tuple[Kind, str], DriverCalls] = {}
+        self._layers: dict[str, Layers] = {}
+        self._unpackers: list[Unpackers] = []
         self._frontends: list[Frontend] = []
         self._background = Background()
         self._healer: asyncio.Task[None] | None = None
@@ -178,6 +187,8 @@ class Engine:
                 Cgroup(self._cgroup_parent).remove_empty()
         await self.usage.close()
         await self.registries.close()
+        for unpackers in self._unpackers:
+            await unpackers.close()
         self.events.close()
         await self.supervisor.close(keep_shims=True)
         self.database.close()
@@ -190,6 +201,37 @@ class Engine:
         if found is None:
             found = self._calls[kind, name] = DriverCalls(self.drivers.get(kind, name))
         return found
+
+    def layers(self, name: str) -> Layers:
+        """The layers of images in that storage driver."""
+        found = self._layers.get(name)
+        if found is None:
+            driver = self.drivers.get(Kind.STORAGE, name)
+            assert isinstance(driver, StorageDriver)
+            calls = self.calls(Kind.STORAGE, driver.name)
+            unpackers = Unpackers(driver, calls)
+            found = self._layers[name] = Layers(
+                self.database,
+                driver,
+                calls,
+                unpackers,
+                self.content,
+                self.hooks,
+                self._background,
+                self._image_layers,
+            )
+            self._unpackers.append(unpackers)
+        return found
+
+    def _all_layers(self) -> dict[str, Layers]:
+        """Of every driver that has some, as far as it is still installed."""
+        for table in self.database.tables(layers_module.PREFIX):
+            name = table.removeprefix(layers_module.PREFIX)
+            try:
+                self.layers(name)
+            except EngineError as error:
+                log.warning("the layers in storage driver %s are left alone: %s", name, error)
+        return self._layers
 
     def _take_root(self) -> Places:
         data_root, exec_root = Path(self.config.data_root), Path(self.config.exec_root)
@@ -278,16 +320,15 @@ class Engine:
         self.volumes.users = self._volume_users
         storage = self.drivers.get(Kind.STORAGE)
         assert isinstance(storage, StorageDriver)
-        self._content = ContentStore(places.data_root / "content")
+        self.content = Content(self.database, ContentStore(places.data_root / "content"))
         self.images = Images(
             self.database,
-            self._content,
-            storage,
-            self.calls(Kind.STORAGE, storage.name),
+            self.content,
+            self.layers(storage.name),
+            self.layers,
             self.events.emit,
             self.hooks,
             self._image_users,
-            places.data_root / "tmp",
         )
         bundles = Bundles(
             places,
@@ -322,6 +363,9 @@ class Engine:
             self.volumes, self.usage, self.drivers, self.calls, self.events, self.hooks, host,
             options, Defaults(config.default_ipc_mode, config.default_cgroupns_mode),
         )  # fmt: skip
+        self.commits = Commits(
+            self._registry, self.lifecycle, bundles, self.images, self.calls, self.events
+        )
         self.execs = Execs(self.containers, bundles, self.events, self.hooks)
         self.copying = Copying(self._registry, bundles, self.volumes, self.events)
         self.system = System(
@@ -330,7 +374,7 @@ class Engine:
         )  # fmt: skip
         self._restore = Restore(
             places, self._registry, self.supervisor, self.lifecycle, removals, bundles, sandboxes,
-            self.networks, self.volumes, self.drivers, self.calls, self.images, self._content,
+            self.networks, self.volumes, self.drivers, self.calls, self.content, self._all_layers,
             self._cgroup_parent,
         )  # fmt: skip
 
@@ -354,6 +398,9 @@ class Engine:
             for record in self._registry.records()
             if any(p.type == "volume" and p.name == name for p in record.mounts)
         ]
+
+    def _image_layers(self) -> set[str]:
+        return self.images.chains()
 
     def _image_users(self, image: str) -> list[tuple[str, bool]]:
         return [

@@ -1,128 +1,95 @@
-"""The images service: what there is, by name and by id; import, load, tag, remove.
+"""The images service: what there is, by name and by id; install, tag, remove.
 
-An image's id is the sha256 of its configuration's bytes, which the content store keeps. Its layers
-are the storage driver's, found by chain id and shared between images; who uses a layer is derived
-from the images' records, plus *pins* of layers that are being brought in. Layers and images of one
-storage driver know nothing of another's, as in Docker.
+An image's id is the sha256 of its configuration's bytes. Its manifest, configuration and layers lie
+in the content store as they came (:mod:`pyengine.engine.content`), and unpacked in a storage driver
+(:mod:`pyengine.engine.layers`). Images of one storage driver know nothing of another's, as in
+Docker; but all of them keep their content.
 
-Reads answer from memory. A layer is applied, then recorded, then the image is recorded: what a
-crash leaves without an image is not :meth:`Images.known_layers`, and goes with ``reconcile``.
+Reads answer from memory. Content and layers come first, under a lease; the image's record is last,
+so whatever a crash interrupts is either an image or nobody's. How images come and go as archives is
+in ``image_import.py``, ``image_load.py``, ``image_save.py`` and ``image_commit.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import builtins
-import logging
-import secrets
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
 from pyengine import timestamps
-from pyengine.archive import HashingReader, decompress
-from pyengine.contracts.storage import LayerRecord, StorageDriver, Usage
-from pyengine.engine.image_archive import ArchivedImage, ImageArchive
+from pyengine.engine.content import Content, Lease
 from pyengine.engine.image_filters import select
-from pyengine.engine.image_records import Image, Layer
+from pyengine.engine.image_records import Image
 from pyengine.engine.image_removal import Removal, Users
+from pyengine.engine.layers import Layers, LayerSource
 from pyengine.engine.model import ContainerConfig
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
-from pyengine.faults import failpoint
+from pyengine.hooks.manager import Hooks
 from pyengine.oci import reference
-from pyengine.oci.changes import apply_changes
 from pyengine.oci.image import (
-    History,
+    OCI_CONFIG,
     ImageConfig,
-    Platform,
-    RootFS,
+    Manifest,
     chain_ids,
     decode,
     digest,
-    host_platform,
+    parse_manifest,
 )
 from pyengine.oci.reference import Reference
-from pyengine.state.content import ContentStore
 from pyengine.state.database import Change, Database, Delete, Put
 
-if TYPE_CHECKING:
-    from pyengine.engine.calls import DriverCalls
-    from pyengine.hooks.manager import Hooks
-
-T = TypeVar("T")
-
-log = logging.getLogger(__name__)
-
-#: Seconds for one layer whose bytes lie on disk.
-APPLY_DEADLINE = 1800.0
+PREFIX = "images."
 
 Emit = Callable[[str, str, str, Mapping[str, str]], None]
 
 
 class Images:
-    """``place`` is a directory for temporary files on the data root's filesystem."""
+    """``layers``: those of the engine's storage driver; ``layers_of``: those of any driver, by its
+    name."""
 
     def __init__(
         self,
         database: Database,
-        content: ContentStore,
-        storage: StorageDriver,
-        calls: DriverCalls,
+        content: Content,
+        layers: Layers,
+        layers_of: Callable[[str], Layers],
         emit: Emit,
         hooks: Hooks,
         users: Users,
-        place: Path,
     ) -> None:
+        self.content = content
+        self.layers = layers
+        self._layers_of = layers_of
         self._database = database
-        self._content = content
-        self._storage = storage
-        self._calls = calls
         self._emit = emit
         self._hooks = hooks
         self._users = users
-        self._place = place
-        self._image_table = f"images.{storage.name}"
-        self._layer_table = f"layers.{storage.name}"
-        self._images = database.load(self._image_table, Image)
-        self._layers = database.load(self._layer_table, Layer)
+        self._table = PREFIX + layers.driver.name
+        self._images = database.load(self._table, Image)
+        self._hidden = [
+            image
+            for table in database.tables(PREFIX)
+            if table != self._table
+            for image in database.load(table, Image).values()
+        ]
         self._names = {name: id for id, image in self._images.items() for name in image.references}
-        self._pins: Counter[str] = Counter()
         self._uses: Counter[str] = Counter()
-        self._layer_locks: dict[str, asyncio.Lock] = {}
         self._lock = asyncio.Lock()
-        # Slow clients may hold many of these for long; nobody else shall wait for them.
-        self._background: set[asyncio.Future[None]] = set()
-        self._threads = ThreadPoolExecutor(32, "images")
+        content.owners = self._owners
 
-    async def start(self) -> None:
-        """Drop what a crash left behind; call it before the storage driver's ``reconcile``."""
-        used = self._layer_users()
-        stray = [chain_id for chain_id in self._layers if not used[chain_id]]
-        if stray:
-            await self._database.commit(*(Delete(self._layer_table, id) for id in stray))
-            for chain_id in stray:
-                del self._layers[chain_id]
-        shutil.rmtree(self._place, ignore_errors=True)
+    def chains(self) -> set[str]:
+        """Chain ids of the layers of all images, also of those of other storage drivers."""
+        images = (*self._images.values(), *self._hidden)
+        return {chain_id for image in images for chain_id in image.chain}
 
-    def known_layers(self) -> dict[str, LayerRecord]:
-        """The storage driver's layers that belong to images, for ``reconcile``."""
-        return {
-            layer.storage_id: LayerRecord(
-                id=layer.storage_id, parent=self._storage_id(layer.parent), writable=False
-            )
-            for layer in self._layers.values()
-        }
-
-    def known_content(self) -> set[str]:
-        """Digests of the blobs that images need, for the content store's sweep."""
-        return set(self._images)
+    def _owners(self) -> Iterator[tuple[str, builtins.list[str]]]:
+        for image in (*self._images.values(), *self._hidden):
+            yield f"image {image.shown}", _needed(image, self.content)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -154,22 +121,62 @@ class Images:
         """Newest first. With a ``reference`` filter the records have only the names that match."""
         return select(self._images, filters or {}, all, self.get)
 
+    def named(self, name: str) -> dict[Reference, Image]:
+        """Images by their references in the repository ``name`` (``docker.io/library/alpine``)."""
+        return {
+            parsed: self._images[id]
+            for parsed, id in ((reference.parse(one), id) for one, id in self._names.items())
+            if parsed.name == name
+        }
+
     def raw_config(self, ref: str) -> bytes:
         """The configuration's own bytes."""
-        return self._content.read(self.get(ref).id)
+        return self.content.read(self.get(ref).id)
 
-    def layer(self, id: str, driver: str) -> str | None:
-        """The storage layer on top of which a container of image ``id`` is prepared, or None."""
+    async def layer(self, id: str, driver: str) -> str | None:
+        """The layer in storage driver ``driver`` on top of which a container of image ``id``, which
+        is :meth:`using`, is prepared; or None. A driver that does not have the image's layers yet
+        unpacks them from the content store."""
         image = self._images[id]
+        if image.artifact:
+            raise InvalidParameter(f"cannot run {image.shown}: it is no image", image.artifact)
         if not image.chain:
             return None
-        if driver != self._storage.name:
+        layers = self.layers if driver == self.layers.driver.name else self._layers_of(driver)
+        if not layers.has(image.chain[-1]):
+            async with self.content.lease(f"unpacking {id} into {driver}") as lease:
+                await layers.ensure(self._sources(image), lease)
+        return layers.storage_id(image.chain[-1])
+
+    def _sources(self, image: Image) -> Sequence[LayerSource]:
+        manifest = self.manifest(image)
+        sources = []
+        for descriptor, diff_id in zip(manifest.layers, image.diff_ids, strict=True):
+            if not self.content.has(descriptor.digest):
+                raise NotFound(
+                    f"layer {descriptor.digest} of image {image.shown} is missing",
+                    help="pull or load the image again",
+                )
+            blob: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            blob.set_result(descriptor.digest)
+            sources.append(LayerSource(diff_id, blob))
+        return sources
+
+    def manifest(self, image: Image) -> Manifest:
+        """Of an image that is here. ``Unsupported`` for one that came before blobs were kept."""
+        if not image.manifest:
             raise Unsupported(
-                f"image {id[7:19]} is not in storage driver {driver!r}",
-                f"it is in {self._storage.name!r}",
-                f"start the engine with --storage-driver {driver} and load the image there",
+                f"the layers of image {image.shown} are not in the content store",
+                help="pull or load the image again",
             )
-        return self._storage_id(image.chain[-1])
+        return self._parsed(image.manifest)
+
+    def _parsed(self, digest: str) -> Manifest:
+        blob = self.content.get(digest)
+        manifest = parse_manifest(self.content.read(digest), blob.media_type if blob else "")
+        if not isinstance(manifest, Manifest):
+            raise InvalidParameter(f"{digest} is an index, no manifest")
+        return manifest
 
     @contextmanager
     def using(self, id: str) -> Iterator[None]:
@@ -183,11 +190,10 @@ class Images:
 
     def metadata(self, ref: str) -> dict[str, Any]:
         """``GraphDriver`` of inspect."""
-        layer = self.layer(self.get(ref).id, self._storage.name)
-        return {
-            "Name": self._storage.name,
-            "Data": self._storage.metadata(layer) if layer else None,
-        }
+        chain = self.get(ref).chain
+        driver = self.layers.driver
+        layer = self.layers.storage_id(chain[-1]) if chain else None
+        return {"Name": driver.name, "Data": driver.metadata(layer) if layer else None}
 
     def history(self, ref: str) -> Sequence[dict[str, Any]]:
         """Rows of ``docker history``, newest first."""
@@ -200,7 +206,7 @@ class Images:
                 chain_id = next(chain, None)
                 if chain_id is None:
                     raise EngineError("too many non-empty layers in History section")
-                size = self._layers[chain_id].size
+                size = self.layers.size([chain_id])
             rows.insert(
                 0,
                 {
@@ -222,211 +228,112 @@ class Images:
 
     def layers_size(self) -> int:
         """Bytes of all layers of images, each once (``LayersSize`` of ``system df``)."""
-        return sum(layer.size for layer in self._layers.values())
+        return sum(layer.size for layer in self.layers.all())
 
     def shared_size(self, id: str) -> int:
         """Bytes of the image's layers that other images have, too."""
-        used = self._layer_users()
+        used = Counter(chain_id for image in self._images.values() for chain_id in image.chain)
         chain = self._images[id].chain
-        return sum(self._layers[chain_id].size for chain_id in chain if used[chain_id] > 1)
+        return self.layers.size(chain_id for chain_id in chain if used[chain_id] > 1)
 
-    # -- bringing in -------------------------------------------------------------------------
+    # -- installing --------------------------------------------------------------------------
 
-    async def import_tar(
+    async def install(
         self,
-        stream: BinaryIO,
-        name: Reference | None = None,
-        changes: Sequence[str] = (),
-        message: str = "",
-        platform: Platform | None = None,
-    ) -> str:
-        """An image of one layer from a root filesystem's tar (plain or compressed); its id.
+        raw_config: bytes,
+        names: Sequence[Reference],
+        *,
+        manifest: str,
+        lease: Lease,
+        digests: Sequence[Reference] = (),
+    ) -> Image:
+        """Record an image whose manifest and layers are here, held by ``lease``.
 
-        ``stream`` is read on a thread, as fast as it comes.
+        ``names`` are its from now on, and nobody else's; ``digests`` are references with a digest
+        under which a registry knows it. Plugins may refuse it.
         """
-        platform = platform or host_platform()
-        if platform.os != "linux":
-            raise InvalidParameter(f"operating system is not supported: {platform.os}")
-        config = apply_changes(ContainerConfig(), changes)
-        if name is not None:
-            name = name.with_default_tag()
-        # The layer's name is known when its last byte was read; until then any will do.
-        storage_id = secrets.token_hex(32)
-        diff_id, usage = await self._import_layer(storage_id, stream)
-        created = timestamps.now()
-        image_config = ImageConfig(
-            architecture=platform.architecture,
-            variant=platform.variant,
-            os=platform.os,
-            created=created,
-            comment=message,
-            config=config,
-            rootfs=RootFS(diff_ids=[diff_id]),
-            history=[History(created=created, comment=message)],
-        )
-        async with self._holding([diff_id]):
-            async with self._layer_lock(diff_id):
-                if diff_id in self._layers:
-                    await self._calls(self._storage.remove, storage_id)
-                else:
-                    await self._record_layer(diff_id, diff_id, "", storage_id, usage)
-            image = await self._install(
-                msgspec.json.encode(image_config), image_config, [name] if name else []
-            )
-        if name is not None:
-            self._tell("tag", image, name.familiar)
-        self._tell("import", image, image.id)
-        return image.id
-
-    async def _import_layer(self, storage_id: str, stream: BinaryIO) -> tuple[str, Usage]:
-        # A wedged driver says so here. Below there is no deadline: the pace is the client's.
-        await self._calls(self._storage.exists, storage_id)
-
-        def apply() -> tuple[str, Usage]:
-            failpoint("storage.apply")
-            plain = HashingReader(decompress(stream))
-            usage = self._storage.apply(storage_id, None, cast(BinaryIO, plain))
-            plain.drain()
-            return plain.digest, usage
-
-        task = asyncio.ensure_future(self._on_thread(apply))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            # The thread goes on until its stream breaks; what it makes is nobody's.
-            task.add_done_callback(lambda _: self._forget_layer(storage_id))
-            raise
-
-    def _forget_layer(self, storage_id: str) -> None:
-        remove = self._calls(self._storage.remove, storage_id)
-        self._background.add(task := asyncio.ensure_future(remove))
-        task.add_done_callback(self._background.discard)
-
-    async def load(self, stream: BinaryIO, platform: Platform | None = None) -> Sequence[str]:
-        """Every image of a ``docker save`` archive or OCI layout; Docker's messages about them.
-
-        ``stream`` may be compressed, and is read on a thread, as fast as it comes.
-        """
-        self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=self._place))
-        try:
-            archive = await self._on_thread(ImageArchive, stream, place)
-            found = await self._on_thread(lambda: [*archive.images(platform)])
-            messages: builtins.list[str] = []
-            ids: builtins.list[str] = []
-            tagged = False
-            parents: dict[str, str] = {}
-            for archived in found:
-                image = await self._load_one(archived, messages)
-                ids.append(f"Loaded image ID: {image.id}")
-                parents[image.id] = archived.parent
-                tagged = bool(archived.references)
-            for id, parent in parents.items():
-                if parent in parents and parent != id:
-                    await self._set_parent(id, parent)
-            return messages if tagged else messages + ids
-        finally:
-            await self._on_thread(shutil.rmtree, place, True)
-
-    async def _load_one(self, archived: ArchivedImage, messages: builtins.list[str]) -> Image:
-        config = decode(archived.config, ImageConfig, "image configuration")
-        system = config.os or "linux"
-        if system != "linux":
-            raise InvalidParameter(f"cannot load {system} image on linux")
-        diff_ids = config.diff_ids
-        if len(archived.layers) != len(diff_ids):
-            raise InvalidParameter(
-                "invalid manifest, layers length mismatch: "
-                f"expected {len(archived.layers)}, got {len(diff_ids)}"
-            )
-        chain = chain_ids(diff_ids)
-        async with self._holding(chain):
-            parent = ""
-            for number, (chain_id, diff_id) in enumerate(zip(chain, diff_ids, strict=True)):
-                path = archived.layers[number]
-                await self._ensure_layer(chain_id, parent, diff_id, path, number)
-                parent = chain_id
-            for name in archived.references:
-                old = self._names.get(str(name))
-                if old is not None and old != digest(archived.config):
-                    messages.append(
-                        f"The image {name.familiar} already exists, renaming the old one "
-                        f"with ID {old} to empty string"
-                    )
-            image = await self._install(archived.config, config, archived.references)
-            messages += [f"Loaded image: {name.familiar}" for name in archived.references]
-        self._tell("load", image, image.id)
-        return image
-
-    async def _ensure_layer(
-        self, chain_id: str, parent: str, diff_id: str, path: Path, number: int
-    ) -> None:
-        async with self._layer_lock(chain_id):
-            if chain_id in self._layers:
-                return
-            storage_id = chain_id.removeprefix("sha256:")
-
-            def apply() -> Usage:
-                with path.open("rb") as file:
-                    plain = _Verified(decompress(file), diff_id, number)
-                    return self._storage.apply(
-                        storage_id, self._storage_id(parent), cast(BinaryIO, plain)
-                    )
-
-            usage = await self._calls.within(APPLY_DEADLINE, apply)
-            await self._record_layer(chain_id, diff_id, parent, storage_id, usage)
-
-    async def _record_layer(
-        self, chain_id: str, diff_id: str, parent: str, storage_id: str, usage: Usage
-    ) -> None:
-        layer = Layer(
-            chain_id=chain_id,
-            diff_id=diff_id,
-            parent=parent,
-            storage_id=storage_id,
-            size=usage.bytes,
-        )
-        # The record will be durable; so must be what it speaks of.
-        await self._calls.within(APPLY_DEADLINE, self._storage.sync)
-        await self._database.commit(Put(self._layer_table, chain_id, layer))
-        self._layers[chain_id] = layer
-        self._hooks.storage_layer_applied(storage_id, diff_id, usage.bytes)
-
-    async def _install(self, raw: bytes, config: ImageConfig, names: Sequence[Reference]) -> Image:
-        """Record an image whose layers are there, and give it ``names``."""
-        id = digest(raw)
-        for shown in [name.familiar for name in names] or [id]:
-            self._hooks.security_admit_image(shown, id)
-        await self._on_thread(self._content.write, raw)
+        config = decode(raw_config, ImageConfig, "image configuration")
+        id = digest(raw_config)
         chain = chain_ids(config.diff_ids)
-        async with self._lock:
-            old = self._images.get(id)
-            image = msgspec.structs.replace(old) if old else Image(
-                id=id,
-                config=config.config or ContainerConfig(),
-                created=config.created or timestamps.NEVER,
-                size=sum(self._layers[chain_id].size for chain_id in chain),
-                diff_ids=config.diff_ids,
-                chain=chain,
-                history=config.history or [],
-                author=config.author,
-                comment=config.comment,
-                architecture=config.architecture,
-                variant=config.variant,
-                os=config.os,
-                os_version=config.os_version,
-                docker_version=config.docker_version,
-            )  # fmt: skip
-            await self._save(image, [*(old.references if old else []), *map(str, names)])
-        return self._images[id]
+        parsed = self._parsed(manifest)
+        image = Image(
+            id=id,
+            config=config.config or ContainerConfig(),
+            created=config.created or timestamps.NEVER,
+            size=self.layers.size(chain),
+            diff_ids=config.diff_ids,
+            chain=chain,
+            history=config.history or [],
+            author=config.author,
+            comment=config.comment,
+            architecture=config.architecture,
+            variant=config.variant,
+            os=config.os,
+            os_version=config.os_version,
+            docker_version=config.docker_version,
+            manifest=manifest,
+            blobs=_named(manifest, parsed),
+        )
+        self._admit(image, names)
+        await lease.hold([id])
+        if not self.content.has(id):
+            await self.content.add(raw_config, parsed.config.media_type or OCI_CONFIG, lease)
+        return await self._install(image, names, digests)
 
-    async def _set_parent(self, id: str, parent: str) -> None:
+    async def install_artifact(
+        self, names: Sequence[Reference], *, manifest: str, digests: Sequence[Reference] = ()
+    ) -> Image:
+        """Record something else than an image (a chart, an SBOM): it can be kept, tagged and pushed
+        like one, but not run. Its manifest and all that this names are here."""
+        parsed = self._parsed(manifest)
+        image = Image(
+            id=manifest,
+            config=ContainerConfig(),
+            created=timestamps.NEVER,
+            size=sum(layer.size for layer in parsed.layers),
+            diff_ids=[],
+            chain=[],
+            manifest=manifest,
+            blobs=_named(manifest, parsed),
+            artifact=parsed.artifact,
+        )
+        self._admit(image, names)
+        return await self._install(image, names, digests)
+
+    def _admit(self, image: Image, names: Sequence[Reference]) -> None:
+        for shown in [name.familiar for name in names] or [image.id]:
+            self._hooks.security_admit_image(shown, image.id)
+
+    async def _install(
+        self, image: Image, names: Sequence[Reference], digests: Sequence[Reference]
+    ) -> Image:
+        async with self._lock:
+            old = self._images.get(image.id)
+            if old is not None:
+                image.parent, image.last_tagged = old.parent, old.last_tagged
+                image.references = old.references
+            references = [*image.references, *map(str, names), *map(str, digests)]
+            await self._save(image, references)
+        if old is not None:
+            # It came with another manifest, and perhaps other blobs for the same layers.
+            await self.content.release(set(old.blobs) - set(image.blobs))
+        return self._images[image.id]
+
+    async def set_parent(self, id: str, parent: str) -> None:
+        """Image ``id`` was built upon ``parent``; ``InvalidParameter`` if its history says no."""
         child, above = self._images[id].history, self._images[parent].history
         if (child or above) and child[:-1] != above:
             raise InvalidParameter(f"image {parent} is not a valid parent for {id}")
         async with self._lock:
             image = msgspec.structs.replace(self._images[id], parent=parent)
             await self._save(image, image.references)
+
+    async def learn_digest(self, id: str, name: Reference) -> None:
+        """A registry has image ``id`` under the digest in ``name``. Nothing if it is gone."""
+        async with self._lock:
+            if id in self._images:
+                image = msgspec.structs.replace(self._images[id])
+                await self._save(image, [*image.references, str(name)])
 
     # -- names -------------------------------------------------------------------------------
 
@@ -438,12 +345,13 @@ class Images:
         async with self._lock:
             image = msgspec.structs.replace(self.get(ref))
             await self._save(image, [*image.references, str(name)])
-        self._tell("tag", image, name.familiar)
+        self.tell("tag", image, name.familiar)
 
     async def _save(self, image: Image, names: Sequence[str]) -> None:
         """Store ``image`` with ``names``, taking those from whoever has them. Under the lock."""
         new = sorted(set(names))
-        if set(new) - set(image.references):
+        gained = set(new) - set(image.references)
+        if any("@" not in name for name in gained):
             image.last_tagged = timestamps.now()
         image.references = new
         records = {image.id: image}
@@ -454,7 +362,7 @@ class Images:
                 loser.references = [other for other in loser.references if other != name]
                 records[owner] = loser
         puts: builtins.list[Change] = [
-            Put(self._image_table, id, record) for id, record in records.items()
+            Put(self._table, id, record) for id, record in records.items()
         ]
         await self._database.commit(*puts)
         self._images |= records
@@ -485,8 +393,8 @@ class Images:
                 if id not in removal.deleted:
                     left = [name for name in self._images[id].references if name not in names]
                     kept[id] = msgspec.structs.replace(self._images[id], references=left)
-                    changes.append(Put(self._image_table, id, kept[id]))
-            changes += [Delete(self._image_table, id) for id in removal.deleted]
+                    changes.append(Put(self._table, id, kept[id]))
+            changes += [Delete(self._table, id) for id in removal.deleted]
             await self._database.commit(*changes)
             gone = [self._images[id] for id in removal.deleted]
             images = {id: kept.get(id, one) for id, one in self._images.items()}
@@ -496,78 +404,32 @@ class Images:
             self._emit("image", action, id, {**labels, "name": id})
         layers: dict[str, Sequence[str]] = {}
         for number, one in enumerate(gone):
-            await self._on_thread(self._content.remove, one.id)
             later = {chain_id for other in gone[number + 1 :] for chain_id in other.chain}
-            layers[one.id] = await self._drop_unused([c for c in one.chain if c not in later])
+            layers[one.id] = await self.layers.drop([c for c in one.chain if c not in later])
+        await self.content.release(
+            {blob for one in gone for blob in _needed(one, self.content)},
+            {chain_id for one in gone for chain_id in one.chain},
+        )
         rows: builtins.list[dict[str, str]] = []
         for row in removal.rows:
             rows.append(row)
             rows += [{"Deleted": chain_id} for chain_id in layers.get(row.get("Deleted", ""), ())]
         return rows
 
-    # -- layers ------------------------------------------------------------------------------
-
-    def _storage_id(self, chain_id: str) -> str | None:
-        return self._layers[chain_id].storage_id if chain_id else None
-
-    def _layer_users(self) -> Counter[str]:
-        return Counter(chain_id for image in self._images.values() for chain_id in image.chain)
-
-    def _layer_lock(self, chain_id: str) -> asyncio.Lock:
-        return self._layer_locks.setdefault(chain_id, asyncio.Lock())
-
-    @asynccontextmanager
-    async def _holding(self, chain: Sequence[str]) -> AsyncIterator[None]:
-        """Layers of ``chain`` are not removed within the block; unused ones are at its end."""
-        self._pins.update(chain)
-        try:
-            yield
-        finally:
-            self._pins.subtract(chain)
-            await self._drop_unused(chain)
-
-    async def _drop_unused(self, chain: Sequence[str]) -> Sequence[str]:
-        """Remove the layers of ``chain`` that nobody uses, top first; their chain ids."""
-        dropped = []
-        for chain_id in reversed(chain):
-            async with self._layer_lock(chain_id):
-                layer = self._layers.get(chain_id)
-                if layer is None or self._pins[chain_id] or self._layer_users()[chain_id]:
-                    continue
-                await self._database.commit(Delete(self._layer_table, chain_id))
-                del self._layers[chain_id]
-                try:
-                    await self._calls(self._storage.remove, layer.storage_id)
-                except (EngineError, OSError) as error:
-                    # The record is gone, so the next start's reconcile takes the layer away.
-                    log.warning("layer %s could not be removed: %s", layer.storage_id, error)
-                dropped.append(chain_id)
-        return dropped
-
-    async def _on_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, function, *arguments)
-
     # -- telling -----------------------------------------------------------------------------
 
-    def _tell(self, action: str, image: Image, name: str) -> None:
+    def tell(self, action: str, image: Image, name: str) -> None:
+        """An event about ``image``."""
         self._emit("image", action, image.id, {**(image.config.labels or {}), "name": name})
 
 
-class _Verified(HashingReader):
-    """Fails at its end unless it had the digest that the image's configuration promised: so the
-    storage driver never sees a complete stream of a wrong layer."""
+def _named(manifest: str, parsed: Manifest) -> list[str]:
+    return [manifest, parsed.config.digest, *(layer.digest for layer in parsed.layers)]
 
-    def __init__(self, source: BinaryIO, diff_id: str, number: int) -> None:
-        super().__init__(source)
-        self._diff_id = diff_id
-        self._number = number
 
-    def read(self, size: int = -1, /) -> bytes:
-        piece = super().read(size)
-        if not piece and self.digest != self._diff_id:
-            raise InvalidParameter(
-                f'invalid diffID for layer {self._number}: expected "{self._diff_id}", '
-                f'got "{self.digest}"'
-            )
-        return piece
+def _needed(image: Image, content: Content) -> list[str]:
+    """All that ``image`` keeps: what its manifest names, and indexes under whose digest it is
+    known."""
+    named = [name.rpartition("@")[2] for name in image.references if "@" in name]
+    indexes = [digest for digest in named if content.has(digest) and digest not in image.blobs]
+    return [*(image.blobs or [image.id]), *indexes]

@@ -13,7 +13,8 @@ import asyncio
 import logging
 import signal as signals
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import msgspec
 
@@ -140,25 +141,47 @@ class Lifecycle:
 
     async def pause(self, live: Live) -> None:
         async with live.lock:
-            shim = self._running(live, "pause")
-            if live.record.state.paused:
-                raise Conflict(f"Container {live.id} is already paused")
-            await shim.pause()
-            live.record.state.status = Status.PAUSED
-            await self._registry.save(live)
-            self._emit(live, "pause")
-            self._hooks.runtime_state_changed(live.record, "running", "paused")
+            await self._pause(live)
 
     async def unpause(self, live: Live) -> None:
         async with live.lock:
-            if not live.record.state.paused:
-                raise Conflict(f"Container {live.id} is not paused")
-            shim = self._running(live, "unpause")
-            await shim.resume()
-            live.record.state.status = Status.RUNNING
-            await self._registry.save(live)
-            self._emit(live, "unpause")
-            self._hooks.runtime_state_changed(live.record, "paused", "running")
+            await self._unpause(live)
+
+    @asynccontextmanager
+    async def still(self, live: Live) -> AsyncIterator[None]:
+        """A container that runs is paused within the block, whose caller has its lock. The next
+        daemon lets it go on if this one dies meanwhile."""
+        if live.shim is None or live.record.state.status is not Status.RUNNING:
+            yield
+            return
+        live.record.phase = "still"
+        try:
+            await self._pause(live)
+            yield
+        finally:
+            live.record.phase = ""
+            if live.shim is not None and live.record.state.paused:
+                await asyncio.shield(self._unpause(live))
+
+    async def _pause(self, live: Live) -> None:
+        shim = self._running(live, "pause")
+        if live.record.state.paused:
+            raise Conflict(f"Container {live.id} is already paused")
+        await shim.pause()
+        live.record.state.status = Status.PAUSED
+        await self._registry.save(live)
+        self._emit(live, "pause")
+        self._hooks.runtime_state_changed(live.record, "running", "paused")
+
+    async def _unpause(self, live: Live) -> None:
+        if not live.record.state.paused:
+            raise Conflict(f"Container {live.id} is not paused")
+        shim = self._running(live, "unpause")
+        await shim.resume()
+        live.record.state.status = Status.RUNNING
+        await self._registry.save(live)
+        self._emit(live, "unpause")
+        self._hooks.runtime_state_changed(live.record, "paused", "running")
 
     async def end(self, live: Live) -> None:
         """SIGKILL, whatever its state; returns when it has ended and its network is put away."""

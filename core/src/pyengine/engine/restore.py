@@ -11,7 +11,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -22,7 +22,8 @@ from pyengine.contracts.storage import LayerRecord, StorageDriver
 from pyengine.drivers import Drivers, Places
 from pyengine.engine.bundle import Bundles
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.images import Images
+from pyengine.engine.content import Content
+from pyengine.engine.layers import Layers
 from pyengine.engine.lifecycle import Lifecycle
 from pyengine.engine.model import Status
 from pyengine.engine.networks import Networks
@@ -31,7 +32,6 @@ from pyengine.engine.removal import Removals
 from pyengine.engine.sandbox import Sandboxes
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import EngineError
-from pyengine.state.content import ContentStore
 from pyengine.supervisor.client import Shim, Supervisor
 from pyengine.supervisor.records import ExitRecord
 
@@ -54,8 +54,8 @@ class Restore:
         volumes: Volumes,
         drivers: Drivers,
         calls: Callable[[Kind, str], DriverCalls],
-        images: Images,
-        content: ContentStore,
+        content: Content,
+        layers: Callable[[], Mapping[str, Layers]],
         cgroup_parent: str,
     ) -> None:
         self._places = places
@@ -69,8 +69,8 @@ class Restore:
         self._volumes = volumes
         self._drivers = drivers
         self._calls = calls
-        self._images = images
         self._content = content
+        self._layers = layers
         self._cgroup_parent = cgroup_parent
 
     async def run(self) -> None:
@@ -190,16 +190,15 @@ class Restore:
 
     async def _storage(self) -> list[str]:
         done: list[str] = []
-        default = self._drivers.default(Kind.STORAGE)
-        await self._images.start()
-        done += await asyncio.to_thread(self._content.sweep, self._images.known_content())
-        for name in {
-            default,
-            *(record.drivers["storage"] for record in self._registry.records()),
-        }:
+        await self._content.start()
+        layers = self._layers()
+        for name in {*layers, *(record.drivers["storage"] for record in self._registry.records())}:
             driver = self._drivers.get(Kind.STORAGE, name)
             assert isinstance(driver, StorageDriver)
-            known = self._images.known_layers() if name == default else {}
+            known = {}
+            if name in layers:
+                await layers[name].start()
+                known = layers[name].known()
             for live in self._registry:
                 record = live.record
                 if record.drivers["storage"] == name and record.phase != "creating":
@@ -215,6 +214,10 @@ class Restore:
             result = await calls.within(120, driver.reconcile, known)
             done += result.removed + result.restored + result.failed
             self._removals.background.run(calls.within(600, driver.sweep), "sweeping layers")
+        collected = await self._content.collect()
+        done += [f"content {blob.digest}" for blob in collected.removed]
+        if collected.ingests:
+            done.append(f"{collected.ingests} unfinished ingests")
         return done
 
     async def _volume(self) -> list[str]:
@@ -254,6 +257,13 @@ class Restore:
         record = live.record
         if live.removed:
             return
+        if record.phase == "still":
+            # It stood still for a commit, which nobody will finish.
+            if live.shim is not None and record.state.paused:
+                await live.shim.resume()
+                record.state.status = Status.RUNNING
+            record.phase = ""
+            await self._registry.save(live)
         if record.phase in ("starting", "ending"):
             if record.phase == "starting":
                 # Whether its command ran nobody knows; whoever asked for it may have been told so.

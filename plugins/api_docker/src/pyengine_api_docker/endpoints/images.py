@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from pyengine.engine.image_records import Image
-from pyengine.engine.streams import reader
-from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
-from pyengine.oci import reference
-from pyengine.oci.image import Platform, parse_platform
-from pyengine.oci.reference import Reference
+from pyengine.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from pyengine_api_docker import objects
-from pyengine_api_docker.http import JSON, Call, empty, json
+from pyengine_api_docker.endpoints.image_archives import tag_of
+from pyengine_api_docker.http import Call, empty, json
 
 Body = dict[str, Any]
 
@@ -57,19 +53,11 @@ async def history(call: Call) -> web.StreamResponse:
 
 
 async def tag(call: Call) -> web.StreamResponse:
-    name = _name(call.query["repo"], call.query["tag"])
+    name = tag_of(call.query["repo"], call.query["tag"])
     if name is None:
         return empty(200)
     await call.engine.images.tag(call.name, name)
     return empty(201)
-
-
-def _name(repository: str, tag: str) -> Reference | None:
-    """``repo`` and ``tag`` of a query; None without ``repo``."""
-    if not repository:
-        return None
-    name = reference.parse(repository)
-    return reference.with_tag(name, tag) if tag else name
 
 
 async def remove(call: Call) -> web.StreamResponse:
@@ -79,68 +67,6 @@ async def remove(call: Call) -> web.StreamResponse:
     return json(
         await call.engine.images.remove(call.name, query.flag("force"), not query.flag("noprune"))
     )
-
-
-async def create(call: Call) -> web.StreamResponse:
-    """``fromSrc=-`` makes an image of a root filesystem in a tar stream."""
-    query = call.query
-    if query["fromImage"]:
-        raise Unsupported(
-            "pulling from a registry is not in this version of pyengine",
-            help="bring images in with docker load or docker import",
-        )
-    if query["fromSrc"] != "-":
-        raise Unsupported(
-            "importing from an address is not in this version of pyengine",
-            help="download it, and give docker import the file or -",
-        )
-    platform = query["platform"] if call.version >= 32 else ""
-    id = await call.engine.images.import_tar(
-        await _upload(call),
-        _name(query["repo"], query["tag"]),
-        query.all("changes"),
-        query["message"] or "Imported from -",
-        parse_platform(platform) if platform else None,
-    )
-    stream = await call.stream(JSON)
-    await stream.write_json({"status": id})
-    return stream.response
-
-
-async def load(call: Call) -> web.StreamResponse:
-    """Errors come inside the stream: clients look for them there."""
-    platform = _platform(call.query["platform"]) if call.version >= 48 else None
-    source = await _upload(call)
-    try:
-        messages = await call.engine.images.load(source, platform)
-    except EngineError as error:
-        text = error.message()
-        answer: list[Body] = [{"errorDetail": {"message": text}, "error": text}]
-    else:
-        answer = [{"stream": f"{message}\n"} for message in messages]
-    stream = await call.stream(JSON)
-    for line in answer:
-        await stream.write_json(line)
-    return stream.response
-
-
-async def _upload(call: Call) -> BinaryIO:
-    """The request's body as a file; where it breaks off, reading raises ``InvalidParameter``."""
-    await call.expect()
-    return reader(call.request.content.iter_any())
-
-
-def _platform(text: str) -> Platform | None:
-    """A platform as JSON, as newer parameters have it."""
-    if not text:
-        return None
-    try:
-        platform = msgspec.json.decode(text, type=Platform)
-    except msgspec.MsgspecError as error:
-        raise InvalidParameter(f"failed to parse platform: {error}") from error
-    if not (platform.os and platform.architecture):
-        raise InvalidParameter("both OS and Architecture must be provided")
-    return platform
 
 
 async def prune(call: Call) -> web.StreamResponse:
@@ -168,17 +94,9 @@ async def push(call: Call) -> web.StreamResponse:
     raise Unsupported("pushing to a registry is not in this version of pyengine")
 
 
-async def save(call: Call) -> web.StreamResponse:
-    raise Unsupported("saving images is not in this version of pyengine")
-
-
 async def distribution(call: Call) -> web.StreamResponse:
     raise Unsupported("asking a registry about an image is not in this version of pyengine")
 
 
 async def build(call: Call) -> web.StreamResponse:
     raise Unsupported("building images is not in this version of pyengine")
-
-
-async def commit(call: Call) -> web.StreamResponse:
-    raise Unsupported("making images from containers is not in this version of pyengine")

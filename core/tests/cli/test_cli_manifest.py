@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -84,6 +85,26 @@ def test_load_and_save_of_one_platform(engine: Any, pyengine: Run, tmp_path: Pat
     assert engine.requests("POST /images/load")[0].query == f"quiet=1&{platform}"
     assert engine.requests("GET /images/get")[0].query == f"names=x&names=y&{platform}"
     assert pyengine("save", "--platform", "a/b/c/d", "x").code == 1
+
+
+def test_one_platform_of_an_image(engine: Any, pyengine: Run) -> None:
+    def arm(variant: str = "") -> str:
+        platform = {"os": "linux", "architecture": "arm64"}
+        text = json.dumps({**platform, **({"variant": variant} if variant else {})})
+        return text.replace(" ", "")
+
+    engine.on("GET /images/x/history", [])
+    engine.on("GET /images/x/json", {"Id": "sha256:1"})
+    engine.on("DELETE /images/x", [{"Deleted": "sha256:1"}])
+    pyengine("history", "--platform", "linux/arm64", "x")
+    pyengine("image", "inspect", "--platform", "linux/arm64", "x")
+    pyengine("rmi", "--platform", "linux/arm64,linux/arm64/v8", "x")
+    queries = [parse_qs(request.query) for request in engine.seen if "x" in request.path]
+    assert queries == [
+        {"platform": [arm()]},
+        {"platform": [arm()]},
+        {"platforms": [arm(), arm("v8")]},
+    ]
 
 
 @pytest.mark.parametrize(("words", "bar"), [(["load"], True), (["load", "-q"], False)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from pyengine.cli import reference, table, units
+from pyengine.cli import platforms, reference, table, units
 from pyengine.cli.client import ApiError, CommandError, filters, quote
 from pyengine.cli.flags import Flag, Options, command
 from pyengine.cli.govalues import Row
@@ -193,6 +193,7 @@ class HistoryRow(Row):
         Flag("format", "", "string", table.FORMAT_HELP),
         Flag("human", "H", "bool", "Print sizes and dates in human readable format", default=True),
         Flag("no-trunc", "", "bool", "Don't truncate output"),
+        Flag("platform", "", "string", "Show history for the given platform"),
         Flag("quiet", "q", "bool", "Only show image IDs"),
     ],
     at_least=1,
@@ -204,7 +205,8 @@ def history(session: Session, options: Options, arguments: list[str]) -> None:
         f"table {{{{.ID}}}}\t{{{{.{when}}}}}\t{{{{.CreatedBy}}}}\t{{{{.Size}}}}\t{{{{.Comment}}}}"
     )
     format = table.choose_format(options["format"], default, options["quiet"])
-    steps = session.client.get(f"/images/{quote(arguments[0])}/history")
+    query = {"platform": platforms.parse(options["platform"])}
+    steps = session.client.get(f"/images/{quote(arguments[0])}/history", query)
     rows = [HistoryRow(step, not options["no-trunc"], options["human"]) for step in steps]
     table.show(format, rows, HistoryRow.HEADERS)
 
@@ -264,7 +266,7 @@ def import_image(session: Session, options: Options, arguments: list[str]) -> No
     creates=True,
 )
 def load(session: Session, options: Options, _: list[str]) -> None:
-    from pyengine.cli import platforms, progress
+    from pyengine.cli import progress
 
     if not options["input"] and sys.stdin.isatty():
         raise CommandError("requested load from stdin, but stdin is empty")
@@ -288,7 +290,6 @@ def load(session: Session, options: Options, _: list[str]) -> None:
     at_least=1,
 )
 def save(session: Session, options: Options, names: list[str]) -> None:
-    from pyengine.cli import platforms
     from pyengine.cli.output import write_stream
 
     query = {"names": names, "platform": platforms.parse(options["platform"])}
@@ -326,11 +327,17 @@ def tag(session: Session, _: Options, arguments: list[str]) -> None:
     [
         Flag("force", "f", "bool", "Force removal of the image"),
         Flag("no-prune", "", "bool", "Do not delete untagged parents"),
+        Flag("platform", "", "list", "Remove only the given platform variant"),
     ],
     at_least=1,
 )
 def rmi(session: Session, options: Options, names: list[str]) -> None:
-    query = {"force": options["force"], "noprune": options["no-prune"]}
+    wanted = [name for text in options["platform"] for name in text.split(",")]
+    query = {
+        "force": options["force"],
+        "noprune": options["no-prune"],
+        "platforms": [platforms.parse(name) for name in wanted],
+    }
     errors, fatal = [], False
     for name in names:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from pyengine.cli import formatting, table
+from pyengine.cli import formatting, platforms, table
 from pyengine.cli.client import ApiError, Client, CommandError, quote
 from pyengine.cli.flags import Flag, Options, command
 from pyengine.cli.session import Session
@@ -129,11 +129,13 @@ def container_inspect(session: Session, options: Options, names: list[str]) -> N
 @command(
     "[OPTIONS] IMAGE [IMAGE...]",
     "Display detailed information on one or more images",
-    [_FORMAT],
+    [_FORMAT, Flag("platform", "", "string", "Inspect a specific platform of the image")],
     at_least=1,
 )
 def image_inspect(session: Session, options: Options, names: list[str]) -> None:
-    show(_look(session.client, "image"), names, options["format"])
+    client, query = session.client, {"platform": platforms.parse(options["platform"])}
+    path = _PATHS["image"]
+    show(lambda name: client.get(path.format(quote(name)), query), names, options["format"])
 
 
 @command(

@@ -44,6 +44,8 @@ _ZEROS = bytes(_HOLE)
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_PARENTS = 64
+#: Access rights that a directory gives to what is made in it, whatever that asks for.
+_ACL = "system.posix_acl_default"
 
 #: errno values that say the archive is wrong, not the disk.
 _ARCHIVE_FAULTS = frozenset(
@@ -100,8 +102,10 @@ def clean(name: bytes) -> bytes:
     ``..`` is resolved by text, as every tar reader does. ``InvalidParameter`` if it leads out of
     the archive: a relative name that climbs above its start.
     """
-    if b"//" not in name and b"." not in name:
-        return name.strip(b"/")
+    # What nearly all names are like; "./" is how tar(1) begins them when it packs ".".
+    plain = name[2:] if name.startswith(b"./") else name
+    if b"/." not in plain and b"//" not in plain and not plain.startswith((b".", b"/")):
+        return plain.rstrip(b"/")
     parts: list[bytes] = []
     absolute = name.startswith(b"/")
     for part in name.split(b"/"):
@@ -147,11 +151,18 @@ class _Unpacker:
         # Times of directories come last: filling a directory changes them.
         self._directories: dict[bytes, tuple[int, int]] = {}
         self._unpacked: set[bytes] = set()
+        # What a new file has by itself, so that nothing need be said about it. In some directories
+        # ("special") it has another group, and in some trees another mode than was asked for.
+        self._own = (os.geteuid(), os.getegid())
+        self._special: set[int] = set()
+        fresh = whiteouts.overlay and not _has_default_acl(root)
+        self._odd_modes = 0o7000 | _umask() if fresh else 0o7777
         #: of the current entry
         self._times = (0, 0)
 
     def run(self, stream: BinaryIO) -> Deferred:
         reader = TarReader(stream)
+        self._look_at(self._root)
         try:
             for entry in reader:
                 try:
@@ -185,10 +196,10 @@ class _Unpacker:
         parent = self._parent(directory)
         if self._keep_kinds:
             self._check_kind(entry, parent, path, name)
-        if entry.type == DIRECTORY:
-            self._make_directory(entry, parent, path, name)
-        elif entry.type in REGULAR:
+        if entry.type in REGULAR:
             self._make_file(entry, reader, parent, name)
+        elif entry.type == DIRECTORY:
+            self._make_directory(entry, parent, path, name)
         elif entry.type == HARD_LINK:
             self._make_link(entry, parent, name)
         elif entry.type == SYMLINK:
@@ -220,42 +231,56 @@ class _Unpacker:
     # -- kinds of entry ----------------------------------------------------------------------
 
     def _make_directory(self, entry: Entry, parent: int, path: bytes, name: bytes) -> None:
+        made = True
         try:
-            os.mkdir(name, 0o700, dir_fd=parent)
+            os.mkdir(name, entry.mode & 0o777, dir_fd=parent)
         except FileExistsError:
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if not stat.S_ISDIR(found.st_mode):
+            made = not stat.S_ISDIR(found.st_mode)
+            if made:
                 if self._whiteouts.overlay and _is_whiteout(found):
                     self._opaques[path] = None
                 self._remove(parent, name)
-                os.mkdir(name, 0o700, dir_fd=parent)
+                os.mkdir(name, entry.mode & 0o777, dir_fd=parent)
         fd = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+        odd = not made or parent in self._special
+        if odd or (entry.uid, entry.gid) != self._own:
+            os.fchown(fd, entry.uid, entry.gid)
+        if odd or entry.mode & self._odd_modes:
+            os.fchmod(fd, entry.mode)
+        if entry.xattrs:
+            self._xattrs(entry, fd)
+            if _ACL in entry.xattrs:
+                self._odd_modes = 0o7777
         self._remember(path, fd)
-        os.fchown(fd, entry.uid, entry.gid)
-        os.fchmod(fd, entry.mode)
-        self._xattrs(entry, fd)
         self._implied.pop(path, None)
-        self._directories[path] = _times(entry)
+        self._directories[path] = self._times
 
     def _make_file(self, entry: Entry, reader: TarReader, parent: int, name: bytes) -> None:
+        mode = entry.mode & 0o777
         try:
-            fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
+            fd = os.open(name, _FILE_FLAGS, mode, dir_fd=parent)
         except FileExistsError:
             self._remove(parent, name)
-            fd = os.open(name, _FILE_FLAGS, 0o600, dir_fd=parent)
+            fd = os.open(name, _FILE_FLAGS, mode, dir_fd=parent)
         try:
             if entry.segments is not None:
                 _write_segments(fd, entry, reader)
-            elif entry.size < _HOLE:
+            elif entry.size >= _HOLE:
+                _write_with_holes(fd, entry, reader)
+            elif (piece := reader.whole()) is not None:
+                _write(fd, piece)
+            else:
                 for piece in reader.data():
                     _write(fd, piece)
-            else:
-                _write_with_holes(fd, entry, reader)
             # In this order: chown clears set-id bits and security.capability.
-            os.fchown(fd, entry.uid, entry.gid)
-            os.fchmod(fd, entry.mode)
-            self._xattrs(entry, fd)
-            os.utime(fd, ns=_times(entry))
+            if (entry.uid, entry.gid) != self._own or parent in self._special:
+                os.fchown(fd, entry.uid, entry.gid)
+            if entry.mode & self._odd_modes:
+                os.fchmod(fd, entry.mode)
+            if entry.xattrs:
+                self._xattrs(entry, fd)
+            os.utime(fd, ns=self._times)
         finally:
             os.close(fd)
 
@@ -296,7 +321,7 @@ class _Unpacker:
                 os.close(node)
         if entry.xattrs:
             self._xattrs(entry, b"/proc/self/fd/%d/%s" % (parent, name))
-        os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)
+        os.utime(name, ns=self._times, dir_fd=parent, follow_symlinks=False)
 
     def _xattrs(self, entry: Entry, target: int | bytes) -> None:
         for key, value in entry.xattrs.items():
@@ -398,30 +423,59 @@ class _Unpacker:
         except FileNotFoundError:
             if not make:
                 raise
-            above, _, name = directory.rpartition(b"/")
-            parent = self._parent(above)
-            os.mkdir(name, 0o755, dir_fd=parent)
-            fd = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
-            os.fchmod(fd, 0o755)
-            self._implied[directory] = None
-            self._directories[directory] = self._times
+            return self._imply(directory)
         self._remember(directory, fd)
         return fd
+
+    def _imply(self, directory: bytes) -> int:
+        """Make ``directory`` and what is missing above it."""
+        missing = []
+        above = directory
+        parent = None
+        while parent is None:
+            above, _, name = above.rpartition(b"/")
+            missing.append(name)
+            try:
+                parent = self._parent(above, make=False)
+            except FileNotFoundError:
+                continue
+        while missing:
+            name = missing.pop()
+            above = above + b"/" + name if above else name
+            os.mkdir(name, 0o755, dir_fd=parent)
+            parent = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+            os.fchown(parent, *self._own)
+            os.fchmod(parent, 0o755)
+            self._implied[above] = None
+            self._directories[above] = self._times
+            self._remember(above, parent)
+        return parent
 
     def _remember(self, path: bytes, fd: int) -> None:
         if len(self._parents) >= _MAX_PARENTS:
             # The one in use is always among the newest.
             for old in list(self._parents)[: _MAX_PARENTS // 2]:
-                os.close(self._parents.pop(old))
+                self._close(self._parents.pop(old))
         old_fd = self._parents.pop(path, None)
         if old_fd is not None:
-            os.close(old_fd)
+            self._close(old_fd)
         self._parents[path] = fd
+        self._look_at(fd)
+
+    def _look_at(self, directory: int) -> None:
+        """Whether what is made in ``directory`` has a group or a mode of its own."""
+        found = os.fstat(directory)
+        if found.st_mode & stat.S_ISGID or found.st_gid != self._own[1]:
+            self._special.add(directory)
+
+    def _close(self, fd: int) -> None:
+        self._special.discard(fd)
+        os.close(fd)
 
     def _forget_parents(self, keep: int = -1) -> None:
         for path, fd in list(self._parents.items()):
             if fd != keep:
-                os.close(fd)
+                self._close(fd)
                 del self._parents[path]
 
     def _finish_directories(self) -> None:
@@ -434,6 +488,23 @@ class _Unpacker:
                     os.utime(name, ns=self._directories[path], dir_fd=parent, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # replaced by a later entry
+
+
+def _umask() -> int:
+    """This process's, which umask(2) could not tell without changing it for other threads."""
+    with open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                return int(line[6:], 8)
+    return 0o777
+
+
+def _has_default_acl(directory: int) -> bool:
+    try:
+        os.getxattr(directory, _ACL)
+    except OSError:
+        return False
+    return True
 
 
 def _is_whiteout(found: os.stat_result) -> bool:

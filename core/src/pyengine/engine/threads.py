@@ -39,3 +39,5 @@ async def on_thread(name: str, work: Callable[P, T], *args: P.args, **kwargs: P.
 def _settle(future: asyncio.Future[T], put: Callable[[Any], None], outcome: Any) -> None:
     if not future.done():
         put(outcome)
+        if isinstance(outcome, BaseException):
+            future.exception()  # known, though the caller may have gone

@@ -117,7 +117,9 @@ class DockerFrontend(Frontend):
         if endpoint.reads:
             return await endpoint.run(call)
         # what was begun is carried through, though its client may have gone
-        return await asyncio.shield(asyncio.ensure_future(endpoint.run(call)))
+        work = asyncio.ensure_future(endpoint.run(call))
+        work.add_done_callback(_retrieve)
+        return await asyncio.shield(work)
 
     async def _last(self, answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
         task = asyncio.current_task()
@@ -127,6 +129,12 @@ class DockerFrontend(Frontend):
             return await answer
         finally:
             self._lasting.discard(task)
+
+
+def _retrieve(work: asyncio.Future[web.StreamResponse]) -> None:
+    """Its error is known, though nobody may be left to be told."""
+    if not work.cancelled():
+        work.exception()
 
 
 def _minor(version: str) -> int:

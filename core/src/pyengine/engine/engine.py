@@ -38,6 +38,8 @@ from pyengine.engine.model import Ulimit
 from pyengine.engine.networks import IpamConfig, Networks
 from pyengine.engine.portproxy import PublishedProxy
 from pyengine.engine.ports import PortAllocator
+from pyengine.engine.pull import Puller
+from pyengine.engine.push import Pusher
 from pyengine.engine.registry import Registry
 from pyengine.engine.removal import Removals
 from pyengine.engine.restore import Restore
@@ -86,6 +88,8 @@ class Engine:
     usage: DiskUsage
     networks: Networks
     registries: Registries
+    puller: Puller
+    pusher: Pusher
     containers: Containers
     execs: Execs
     copying: Copying
@@ -330,6 +334,8 @@ class Engine:
             self.hooks,
             self._image_users,
         )
+        self.puller = Puller(self.images, self.registries, self.events.emit)
+        self.pusher = Pusher(self.images, self.registries, self.events.emit)
         bundles = Bundles(
             places,
             Settings(

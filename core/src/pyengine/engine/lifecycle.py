@@ -254,6 +254,7 @@ class Lifecycle:
                 await pending.connect(shim)
             mark = time.monotonic_ns()
             live.steps += await shim.start()
+            self._bundles.launched(record.id)
             self._step(live, "start", mark)
         except BaseException as error:
             await self._failed(live, shim, error)

@@ -176,7 +176,7 @@ class Containers:
         name = names.check_name(name) if name else ""
         if not (config.image or config.entrypoint or config.cmd):
             raise InvalidParameter("no command specified")
-        image = self._images.get(config.image)
+        image = self._images.runnable(config.image)
         self._hooks.security_admit_image(config.image, image.id)
         merge_image(config, image.config)
         warnings = self._validate(config, host)

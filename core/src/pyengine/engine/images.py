@@ -115,6 +115,13 @@ class Images:
             raise NotFound(f"No such image: {named.familiar}")
         return self._images[found[0]]
 
+    def runnable(self, ref: str) -> Image:
+        """As :meth:`get`; ``InvalidParameter`` for an artifact, which is kept but is no image."""
+        image = self.get(ref)
+        if image.artifact:
+            raise InvalidParameter(f"cannot run {image.shown}: it is no image", image.artifact)
+        return image
+
     def list(
         self, filters: Mapping[str, Sequence[str]] | None = None, all: bool = False
     ) -> Sequence[Image]:
@@ -138,8 +145,6 @@ class Images:
         is :meth:`using`, is prepared; or None. A driver that does not have the image's layers yet
         unpacks them from the content store."""
         image = self._images[id]
-        if image.artifact:
-            raise InvalidParameter(f"cannot run {image.shown}: it is no image", image.artifact)
         if not image.chain:
             return None
         layers = self.layers if driver == self.layers.driver.name else self._layers_of(driver)
@@ -265,7 +270,7 @@ class Images:
             chain=chain,
             history=config.history or [],
             author=config.author,
-            comment=config.comment,
+            comment=config.comment or (config.history[-1].comment if config.history else ""),
             architecture=config.architecture,
             variant=config.variant,
             os=config.os,

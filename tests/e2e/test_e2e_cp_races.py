@@ -251,6 +251,24 @@ def test_a_stopped_container_whose_volume_another_swaps(docker: Docker, canary: 
     assert sum(attack.statuses.values()) >= LEAST, attack.statuses
 
 
+def test_a_subpath_of_a_volume(docker: Docker, canary: Canary) -> None:
+    """Looked up by the engine, mounted later by the runtime: in between it may become a link."""
+    name = prepare(docker, canary)
+    volume = docker.state(name, "{{(index .Mounts 0).Name}}")
+    flags = ("--network", "none", "--mount", f"src={volume},dst=/m,volume-subpath=dir")
+    started = 0
+
+    def start() -> None:
+        nonlocal started
+        done = docker("run", "--rm", *flags, "busybox", "cat", "/m/f", check=False)
+        assert SECRET.decode() not in done.stdout
+        started += done.returncode == 0
+
+    with swapping(places(docker, name)[1]):
+        repeat(start)
+    assert started > 0
+
+
 def test_with_the_stock_client(docker: Docker, canary: Canary, tmp_path: Path) -> None:
     name = prepare(docker, canary)
     source = tmp_path / "source"

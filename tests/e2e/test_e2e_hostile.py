@@ -206,6 +206,31 @@ def test_through_everything(docker: Docker, hostile: str, watch: Watch, tmp_path
     docker("rm", "-f", "-v", name)
 
 
+def test_copied_committed_and_unpacked(
+    docker: Docker, hostile: str, watch: Watch, tmp_path: Path
+) -> None:
+    """Both ways, running and stopped, by the container's user's name, and as layers."""
+    name = docker.up("--network", "none", "-u", "user", "-v", "/encodings", hostile, "sleep", "99")
+    (tmp_path / "new").write_text("x")
+    for state in ("running", "stopped"):
+        for path in ("/etc", "/lib", "/encodings/.", "/sbin/ldconfig", "/root/"):
+            docker("cp", f"{name}:{path}", str(tmp_path / f"{state}{len(path)}"))
+        # -a: what is copied belongs to the container's user, who has to be looked up.
+        for target in ("/tmp", "/encodings", "/lib/new", "/etc/nsswitch.conf"):
+            docker("cp", "-a", str(tmp_path / "new"), f"{name}:{target}")
+        docker("diff", name)
+        docker("export", "-o", str(tmp_path / "export.tar"), name)
+        docker("commit", "-m", state, name, f"{hostile}:{state}")
+        if state == "running":
+            assert docker.exec(name, "stat", "-c", "%u:%g", "/tmp/new") == "5:5"
+            docker("stop", "-t", "0", name)
+    docker("save", "-o", str(tmp_path / "saved.tar"), f"{hostile}:stopped")
+    docker("rmi", f"{hostile}:stopped", f"{hostile}:running")
+    docker("load", "-i", str(tmp_path / "saved.tar"))
+    assert docker.out("run", "--rm", f"{hostile}:stopped", "cat", "/lib/new") == "x"
+    docker("rmi", f"{hostile}:stopped")
+
+
 def test_a_volume_filled_from_it(docker: Docker, hostile: str, watch: Watch) -> None:
     out = docker.out("run", "--rm", "-v", "/lib", "-v", "/encodings", hostile, "ls", "/encodings")
     assert out.split() == ["__init__.py", "idna.py"]

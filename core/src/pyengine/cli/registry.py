@@ -72,6 +72,15 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "prune": "prune:container_prune",
         },
     ),
+    "content": (
+        "Manage the content store",
+        {
+            "fsck": "content:fsck",
+            "get": "content:get",
+            "ls": "content:ls",
+            "rm": "content:rm",
+        },
+    ),
     "image": (
         "Manage images",
         {
@@ -104,6 +113,13 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "rm": "networks:rm",
         },
     ),
+    "snapshot": (
+        "Manage the layers in storage drivers",
+        {
+            "ls": "content:snapshot_ls",
+            "usage": "content:snapshot_usage",
+        },
+    ),
     "system": (
         "Manage pyengine",
         {
@@ -128,10 +144,13 @@ ALIASES = {
     ("container", "list"): "ls",
     ("container", "ps"): "ls",
     ("container", "remove"): "rm",
+    ("content", "list"): "ls",
+    ("content", "remove"): "rm",
     ("image", "list"): "ls",
     ("image", "remove"): "rm",
     ("network", "list"): "ls",
     ("network", "remove"): "rm",
+    ("snapshot", "list"): "ls",
     ("volume", "list"): "ls",
     ("volume", "remove"): "rm",
 }

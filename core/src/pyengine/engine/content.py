@@ -171,8 +171,16 @@ class Content:
 
     def users(self, digest: str) -> Sequence[str]:
         """Names of the images and leases that need the blob."""
-        named = [name for name, digests in self.owners() if digest in digests]
-        return named + [one.purpose for one in self._leases.values() if digest in one.digests]
+        return [name for name, digests in self.named().items() if digest in digests]
+
+    def named(self) -> dict[str, set[str]]:
+        """What each image and lease needs, by its name in messages."""
+        found: dict[str, set[str]] = {}
+        for name, digests in self.owners():
+            found.setdefault(name, set()).update(digests)
+        for lease in self._leases.values():
+            found.setdefault(lease.purpose, set()).update(lease.digests)
+        return found
 
     def leased_layers(self) -> set[str]:
         """Chain ids of layers that leases hold."""
@@ -393,7 +401,7 @@ class Content:
         return {digest for lease in self._leases.values() for digest in lease.digests}
 
     def _named(self) -> set[str]:
-        return self._leased() | {digest for _, digests in self.owners() for digest in digests}
+        return set().union(*self.named().values())
 
     # -- checking ----------------------------------------------------------------------------
 

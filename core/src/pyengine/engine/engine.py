@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pyengine import config as configuration
@@ -227,7 +227,11 @@ class Engine:
             self._unpackers.append(unpackers)
         return found
 
-    def _all_layers(self) -> dict[str, Layers]:
+    def unpacked(self) -> Mapping[str, Layers]:
+        """The layers of images in each storage driver that has some."""
+        return self._layers
+
+    def _all_layers(self) -> Mapping[str, Layers]:
         """Of every driver that has some, as far as it is still installed."""
         for table in self.database.tables(layers_module.PREFIX):
             name = table.removeprefix(layers_module.PREFIX)

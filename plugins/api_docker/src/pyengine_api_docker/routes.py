@@ -15,10 +15,13 @@ from aiohttp import web
 from pyengine_api_docker.endpoints import (
     attach,
     containers,
+    content,
     copying,
     execs,
     image_archives,
     images,
+    layers,
+    manifests,
     networks,
     registry,
     system,
@@ -112,7 +115,16 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "POST /volumes/prune": Endpoint(volumes.prune),
     "GET /volumes/*": _read(volumes.inspect),
     "DELETE /volumes/*": Endpoint(volumes.remove),
+    "GET /pyengine/content": _read(content.list_),
+    "GET /pyengine/content/fsck": _read(content.fsck),
+    "GET /pyengine/content/usage": _read(content.usage),
+    "GET /pyengine/content/*": _last(content.get),
+    "DELETE /pyengine/content/*": Endpoint(content.remove),
+    "GET /pyengine/snapshots": _read(content.snapshots),
+    "GET /pyengine/snapshots/usage": _read(content.snapshots_usage),
     "GET /pyengine/containers/*/trace": _read(containers.trace),
+    "GET /pyengine/images/*/layers": _last(layers.layers),
+    "GET /pyengine/manifests/*": _read(manifests.manifest),
 }
 
 _SWARM = ("swarm", "services", "nodes", "tasks", "secrets", "configs")

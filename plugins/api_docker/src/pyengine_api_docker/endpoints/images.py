@@ -10,8 +10,9 @@ from aiohttp import web
 
 from pyengine.engine.image_records import Image
 from pyengine.errors import Conflict, InvalidParameter, NotFound, Unsupported
+from pyengine.oci import platforms
 from pyengine_api_docker import objects
-from pyengine_api_docker.endpoints.image_archives import tag_of
+from pyengine_api_docker.endpoints.image_archives import platform_of, tag_of
 from pyengine_api_docker.http import Call, empty, json
 
 Body = dict[str, Any]
@@ -42,13 +43,27 @@ async def list_(call: Call) -> web.StreamResponse:
     return json(rows)
 
 
+def _check_platform(call: Call, text: str) -> None:
+    """``NotFound`` unless the image is for the platform that was asked for, if one was."""
+    wanted, image = platform_of(text), call.engine.images.get(call.name)
+    if wanted is not None and not platforms.runs(image.platform, wanted):
+        raise NotFound(
+            f"image with reference {call.name} was found but its platform ({image.platform}) does "
+            f"not match the specified platform ({wanted})"
+        )
+
+
 async def inspect(call: Call) -> web.StreamResponse:
     images = call.engine.images
+    if call.version >= 49:
+        _check_platform(call, call.query["platform"])
     image = images.get(call.name)
     return json(objects.image(image, call.version, images.metadata(image.id)))
 
 
 async def history(call: Call) -> web.StreamResponse:
+    if call.version >= 48:
+        _check_platform(call, call.query["platform"])
     return json(call.engine.images.history(call.name))
 
 
@@ -64,6 +79,11 @@ async def remove(call: Call) -> web.StreamResponse:
     if not call.name.strip():
         raise InvalidParameter("image name cannot be blank")
     query = call.query
+    wanted = query.all("platforms") if call.version >= 50 else []
+    if len(wanted) > 1:
+        raise InvalidParameter("multiple platforms are not supported")
+    for platform in wanted:
+        _check_platform(call, platform)
     return json(
         await call.engine.images.remove(call.name, query.flag("force"), not query.flag("noprune"))
     )
@@ -84,18 +104,6 @@ async def prune(call: Call) -> web.StreamResponse:
     freed = before - images.layers_size()
     call.engine.events.emit("image", "prune", "", {"reclaimed": str(freed)})
     return json({"ImagesDeleted": rows or None, "SpaceReclaimed": freed})
-
-
-async def search(call: Call) -> web.StreamResponse:
-    raise Unsupported("searching a registry is not in this version of pyengine")
-
-
-async def push(call: Call) -> web.StreamResponse:
-    raise Unsupported("pushing to a registry is not in this version of pyengine")
-
-
-async def distribution(call: Call) -> web.StreamResponse:
-    raise Unsupported("asking a registry about an image is not in this version of pyengine")
 
 
 async def build(call: Call) -> web.StreamResponse:

@@ -36,8 +36,7 @@ async def layers(call: Call) -> web.StreamResponse:
     that are no UTF-8 have surrogate escapes (``\\udc80``).
     """
     image = call.engine.images.get(call.name)
-    names = [*image.repo_tags, *image.repo_digests]
-    head = {"image": {"id": image.id, "names": names}}
+    head = {"image": {"id": image.id, "names": image.repo_tags or image.repo_digests}}
     found = _layers(call, image)
 
     async def produce(out: BinaryIO) -> None:

@@ -55,8 +55,10 @@ class Row:
 
     @property
     def done(self) -> bool:
-        whole = self.status == "Loading layer" and 0 < self.total <= self.current
-        return whole or self.status.startswith(_DONE)
+        whole = 0 < self.total <= self.current
+        return (whole and self.status in ("Loading layer", "Sending")) or self.status.startswith(
+            _DONE
+        )
 
     @property
     def moving(self) -> bool:

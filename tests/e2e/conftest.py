@@ -105,6 +105,7 @@ class Site:
         self.busybox = busybox
         self.config = root / "client"
         self.daemon_json = root / "daemon.json"
+        (root / "engine").mkdir()
         self.daemon_json.write_text("{}")
         self.engine = EngineProcess(
             root / "engine", docker, "--config-file", str(self.daemon_json), "--debug"

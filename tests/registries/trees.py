@@ -104,7 +104,7 @@ def unpack(archive: Path, target: Path) -> Path:
 def listing(root: Path) -> dict[str, dict[str, Any]]:
     """By path below ``root``: all that a copy must have in common with the original.
 
-    ``links``: the other names of a file; ``sparse``: whether it takes less room than it is long.
+    ``links``: the other names of a file.
     """
     found: dict[str, dict[str, Any]] = {}
     inodes: dict[int, list[str]] = {}
@@ -130,7 +130,6 @@ def listing(root: Path) -> dict[str, dict[str, Any]]:
                 with open(path, "rb") as body:
                     entry["digest"] = hashlib.file_digest(body, "sha256").hexdigest()
                 entry["size"] = status.st_size
-                entry["sparse"] = status.st_blocks * 512 < status.st_size // 2
             elif not stat.S_ISDIR(status.st_mode):
                 entry["device"] = status.st_rdev
     for names in inodes.values():

@@ -347,6 +347,8 @@ async def test_basic(repository: Open, registry: SmallRegistry) -> None:
     wrong = Credentials(username="alice", password="no")
     with pytest.raises(Unauthorized, match="unauthorized: authentication required"):
         await repository(credentials=wrong).manifest("v1")
+    with pytest.raises(Unauthorized, match=f'Head "http://{registry.host}/v2/.*no basic auth'):
+        await repository().resolve("v1")
     assert len(registry.asked("GET", "/manifests/")) == 2  # the right one, and the wrong one once
 
 
@@ -391,7 +393,7 @@ async def test_login_with_basic(registry: SmallRegistry, engine: Callable[..., R
     assert (await engine().login(good)).status == "Login Succeeded"
     with pytest.raises(Unauthorized) as caught:
         await engine().login(Credentials(username="alice", password="no", server_address=address))
-    assert caught.value.brief == (
+    assert caught.value.message() == (
         f"login attempt to http://{address}/v2/ failed with status: 401 Unauthorized"
     )
     with pytest.raises(Unavailable, match="connection refused"):

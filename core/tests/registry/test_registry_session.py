@@ -196,7 +196,7 @@ def test_retry_after() -> None:
     date = email.utils.formatdate(time.time() + 30, usegmt=True)
     assert 28 < (retry_after(date) or 0) <= 30
     assert retry_after(email.utils.formatdate(0)) == 0
-    assert retry_after("") is retry_after("soon") is None
+    assert retry_after("") is retry_after("soon") is retry_after("²") is None
 
 
 # -- redirects -------------------------------------------------------------------------------------
@@ -264,10 +264,43 @@ async def test_a_challenge_from_elsewhere_is_not_answered(
 
 async def test_signatures_in_addresses_are_not_told(repository: Open, answers: Answers) -> None:
     secret = answer(307, Location="http://127.0.0.1:1/x?X-Signature=secret")
-    answers("GET", "/manifests/", secret)
-    with pytest.raises(Unavailable, match="connection refused") as caught:
+    answers("GET", "/manifests/", secret, secret)
+    opened = repository()
+    for _ in range(2):
+        with pytest.raises(Unavailable) as caught:
+            await opened.manifest("v1")
+        assert caught.value.message() == (
+            'Get "http://127.0.0.1:1/x": dial tcp 127.0.0.1:1: connect: connection refused'
+        )
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[::1", "http://x:port/", "ftp://127.0.0.1/x", "http://", "//"]
+)
+async def test_redirects_to_nowhere(repository: Open, answers: Answers, location: str) -> None:
+    answers("GET", "/manifests/", *(answer(307, Location=location) for _ in range(20)))
+    with pytest.raises(Unavailable):
+        await repository(config=Config(max_download_attempts=1)).manifest("v1")
+
+
+async def test_json_that_is_too_deep(repository: Open, answers: Answers) -> None:
+    deep = b"[" * 60_000
+    answers("GET", "/manifests/", answer(400, deep), answer(200, deep))
+    with pytest.raises(InvalidParameter):
         await repository().manifest("v1")
-    assert "secret" not in caught.value.message()
+    assert (await repository().manifest("v1")).data == deep
+
+
+async def test_digests_are_part_of_an_address(repository: Open, registry: SmallRegistry) -> None:
+    for digest in ("sha256:../../x", "sha256:a?b", "sha256:", "x", "sha256:a b"):
+        blob = Descriptor(digest=digest, size=1)
+        with pytest.raises(InvalidParameter, match="invalid digest"):
+            await repository().fetch(blob, Memory(), lambda _: None)
+        with pytest.raises(InvalidParameter, match="invalid digest"):
+            await repository().has_blob(digest)
+    with pytest.raises(InvalidParameter, match="invalid digest"):
+        await repository().manifest("sha256:../x")
+    assert registry.requests == []
 
 
 # -- tags ------------------------------------------------------------------------------------------
@@ -312,7 +345,7 @@ async def test_nobody_there(repository: Open, registry: SmallRegistry) -> None:
     with pytest.raises(Unavailable) as caught:
         await opened.manifest("v1")
     assert caught.value.message() == (
-        f'Get "http://{registry.host}/v2/": dial tcp: connect: connection refused'
+        f'Get "http://{registry.host}/v2/": dial tcp {registry.host}: connect: connection refused'
     )
 
 

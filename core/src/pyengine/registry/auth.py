@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
-from pyengine.registry.models import Credentials
+from pyengine.registry.models import Credentials, parse_json
 
 CLIENT_ID = "pyengine"
 #: How long a token lives whose service does not say, in seconds.
@@ -273,7 +272,7 @@ class Authorizer:
     def _read(self, answer: Answer) -> tuple[str, float]:
         """Token and lifetime in seconds."""
         try:
-            body = json.loads(answer.body)
+            body = parse_json(answer.body)
         except ValueError as error:
             raise Refused(f"unable to decode token response: {error}") from error
         if not isinstance(body, dict):

@@ -166,7 +166,7 @@ class Registries:
             if failure.status and not failure.text.startswith("Get "):
                 text = f"login attempt to {url} failed with status: {reason(failure.status)}"
                 kind = Unauthorized if failure.status == 401 else Unavailable
-                raise kind(text, failure.text) from failure
+                raise kind(text) from failure
             raise failures.translate(failure, _NOTHING, push=True) from failure
         return LoginResult("Login Succeeded", session.authorizer.identity_token)
 

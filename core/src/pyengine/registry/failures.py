@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import email.utils
 import errno
-import json
+import re
 import ssl
 import time
 from http import HTTPStatus
-from typing import Any
 
 import aiohttp
 
-from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound, Unavailable
-from pyengine.errors import Unauthorized as UnauthorizedError
+from pyengine.errors import (
+    EngineError,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
 from pyengine.oci.reference import Reference
 from pyengine.registry.auth import parse_challenges
+from pyengine.registry.models import parse_json
 
 #: Codes that have a name of their own in messages, and their text where the registry gave none.
 CODES = {
@@ -108,21 +114,27 @@ def _reason(error: BaseException, url: str, tls: bool) -> tuple[str, bool, str]:
         return "i/o timeout", True, ""
     os_error = next((c for c in chain if isinstance(c, OSError) and c.errno), None)
     if os_error is None:
-        return (
-            (str(error) or "EOF") if "disconnected" not in str(error).lower() else "EOF",
-            True,
-            "",
-        )
+        gone = isinstance(error, aiohttp.ServerDisconnectedError) or not str(error)
+        return "EOF" if gone else str(error), True, ""
     passing = os_error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ECONNABORTED)
     words = errno.errorcode.get(os_error.errno or 0, "")
-    text = _ERRNO.get(os_error.errno or 0, (os_error.strerror or words).lower())
-    return text, passing, ""
+    said = (os_error.strerror or words).lower().replace("{", "").replace("}", "")
+    text = _ERRNO.get(os_error.errno or 0, said)
+    return text.format(at=_address(str(os_error))), passing, ""
+
+
+def _address(text: str) -> str:
+    """Where it was that nobody could be reached: asyncio tells it in the error's text alone."""
+    match = re.search(r"\('([^']+)', (\d+)", text)
+    if not match:
+        return ""
+    return f" [{match[1]}]:{match[2]}" if ":" in match[1] else f" {match[1]}:{match[2]}"
 
 
 _ERRNO = {
-    errno.ECONNREFUSED: "dial tcp: connect: connection refused",
-    errno.EHOSTUNREACH: "dial tcp: connect: no route to host",
-    errno.ENETUNREACH: "dial tcp: connect: network is unreachable",
+    errno.ECONNREFUSED: "dial tcp{at}: connect: connection refused",
+    errno.EHOSTUNREACH: "dial tcp{at}: connect: no route to host",
+    errno.ENETUNREACH: "dial tcp{at}: connect: network is unreachable",
     errno.ECONNRESET: "read: connection reset by peer",
     errno.EPIPE: "write: broken pipe",
 }
@@ -190,7 +202,7 @@ def _parse(body: bytes) -> tuple[str, str] | None:
     """Code and message of the first error in a body of the specification's form; some token
     services send ``{"details": ...}`` instead."""
     try:
-        found: Any = json.loads(body)
+        found = parse_json(body)
     except ValueError:
         return None
     if not isinstance(found, dict):
@@ -205,13 +217,13 @@ def _parse(body: bytes) -> tuple[str, str] | None:
 
 def retry_after(value: str) -> float | None:
     """Seconds of a ``Retry-After`` header, which holds seconds or a date."""
-    if value.strip().isdigit():
+    if value.isascii() and value.strip().isdigit():
         return float(value)
     try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        when = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, when.timestamp() - time.time())
+    return max(0.0, when - time.time())
 
 
 def translate(failure: Failure, name: Reference, *, push: bool) -> EngineError:
@@ -230,7 +242,7 @@ def translate(failure: Failure, name: Reference, *, push: bool) -> EngineError:
     if code == "NAME_UNKNOWN":
         return NotFound(f"repository {name.familiar_name} not found", text, help)
     if code == "UNAUTHORIZED" or failure.status == 401:
-        return UnauthorizedError(text, help=help)
+        return Unauthorized(text, help=help)
     if code == "DENIED" or failure.status == 403:
         return Forbidden(text, help=help)
     if failure.status == 404:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import base64
+import json
+from typing import Any
 
 import msgspec
 
 from pyengine.errors import InvalidParameter
+
+
+def parse_json(data: bytes) -> Any:
+    """``ValueError`` for whatever is no JSON, and for what is nested too deeply to be read."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 class Credentials(

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
 
-from pyengine.errors import Unavailable
+from pyengine.errors import InvalidParameter, Unavailable
 from pyengine.oci.image import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from pyengine.oci.reference import Reference
 from pyengine.registry import failures
 from pyengine.registry.auth import Scopes, repository_scope
 from pyengine.registry.download import Download, Ingest
 from pyengine.registry.failures import Failure
-from pyengine.registry.models import Credentials, RemoteManifest
+from pyengine.registry.models import Credentials, RemoteManifest, parse_json
 from pyengine.registry.session import Session, read, reading, retrying
 from pyengine.registry.upload import Upload, upload_location
 
@@ -37,6 +37,7 @@ MAX_TAGS = 16 << 20
 MAX_PAGES = 10_000
 PAGE = 1000
 
+_DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _ACCEPT = ", ".join([*sorted(MANIFEST_TYPES), *sorted(INDEX_TYPES), "*/*;q=0.1"])
 #: What a server says that does not know the type of what it sends.
 _NO_TYPE = {"", "text/plain", "application/octet-stream", "application/json"}
@@ -85,7 +86,7 @@ class Repository:
                 ) as response:
                     digest = response.headers.get("Docker-Content-Digest", "")
                     size = response.content_length or 0
-                    if digest and size and _type(response) not in _NO_TYPE:
+                    if _DIGEST.fullmatch(digest) and size and _type(response) not in _NO_TYPE:
                         return Descriptor(media_type=_type(response), digest=digest, size=size)
             except Failure as failure:
                 # An answer to HEAD has no text: GET's says more.
@@ -146,7 +147,7 @@ class Repository:
         return RemoteManifest(data, _media_type(data, media_type), wanted or _digest(data))
 
     def _manifest_path(self, ref: str) -> str:
-        return f"/v2/{self._name.path}/manifests/{ref}"
+        return f"/v2/{self._name.path}/manifests/{_checked(ref) if ':' in ref else ref}"
 
     # -- blobs -------------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Repository:
                 f"filesystem layer verification failed for digest {descriptor.digest}",
                 f"{self.host} has sent something else {len(used)} times",
             )
-        path = f"/v2/{self._name.path}/blobs/{descriptor.digest}"
+        path = self._blob_path(descriptor.digest)
 
         async def get(session: Session, attempts: int) -> None:
             download = Download(session, path, self._scopes, descriptor, ingest, progress, waiting)
@@ -180,11 +181,14 @@ class Repository:
 
         await self._each(get, avoid=used)
 
+    def _blob_path(self, digest: str) -> str:
+        return f"/v2/{self._name.path}/blobs/{_checked(digest)}"
+
     async def has_blob(self, digest: str) -> Descriptor | None:
         """The blob if this repository has it."""
 
         async def ask(session: Session) -> Descriptor | None:
-            path = f"/v2/{self._name.path}/blobs/{digest}"
+            path = self._blob_path(digest)
             async with session.request("HEAD", path, self._scopes, accept=(404,)) as response:
                 if response.status == 404:
                     return None
@@ -250,10 +254,10 @@ class Repository:
                 "GET", page, self._scopes, missing="NAME_UNKNOWN"
             ) as response:
                 data = await read(response, MAX_TAGS)
+            try:
                 following = response.links.get("next")
                 page = str(following["url"]) if following else ""
-            try:
-                body = json.loads(data)
+                body = parse_json(data)
                 found.update(dict.fromkeys(str(tag) for tag in body.get("tags") or []))
             except (ValueError, AttributeError, TypeError) as error:
                 raise Failure(f"{self.host} sent no list of tags: {error}") from error
@@ -327,6 +331,14 @@ class Repository:
         return bare._replace(digest=ref) if ":" in ref else bare._replace(tag=ref)
 
 
+def _checked(digest: str) -> str:
+    """``InvalidParameter`` for what is no digest: it may come from a manifest, and becomes part of
+    an address."""
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidParameter(f"invalid digest {digest!r}")
+    return digest
+
+
 def _is_own(session: Session) -> bool:
     return not session.endpoint.mirror
 
@@ -340,7 +352,7 @@ def _media_type(data: bytes, said: str) -> str:
     if said not in _NO_TYPE:
         return said
     try:
-        body = json.loads(data)
+        body = parse_json(data)
     except ValueError:
         return said
     named = body.get("mediaType") if isinstance(body, dict) else None

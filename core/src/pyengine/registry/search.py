@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 from urllib.parse import urlencode
 
 from pyengine.errors import InvalidParameter, Unavailable
@@ -12,7 +10,7 @@ from pyengine.registry import names
 from pyengine.registry.auth import basic
 from pyengine.registry.failures import Failure
 from pyengine.registry.hosts import Endpoint
-from pyengine.registry.models import Credentials, SearchResult
+from pyengine.registry.models import Credentials, SearchResult, parse_json
 from pyengine.registry.session import Transport, read
 
 DEFAULT_LIMIT = 25
@@ -105,7 +103,7 @@ async def search(
 
 def _results(data: bytes) -> list[SearchResult]:
     try:
-        items: Any = json.loads(data)["results"] or []
+        items = parse_json(data)["results"] or []
         return [
             SearchResult(
                 name=str(item["name"]),
@@ -115,5 +113,5 @@ def _results(data: bytes) -> list[SearchResult]:
             )
             for item in items
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError) as error:
         raise Unavailable("error decoding registry search results", str(error)) from error

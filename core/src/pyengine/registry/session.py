@@ -108,13 +108,18 @@ class Transport:
         """
         first, now = url, dict(headers)
         for _ in range(MAX_REDIRECTS + 1):
-            response = await self._send(endpoint, method, url, now, body)
+            try:
+                response = await self._send(endpoint, method, url, now, body)
+            except Failure as failure:
+                # Who was asked has answered; it is somebody else who does not.
+                failure.unreachable = failure.unreachable and url == first
+                raise
             try:
                 location = response.headers.get("Location", "")
                 if response.status not in _REDIRECTS or not location:
                     yield response
                     return
-                target = urljoin(url, location)
+                target = join(url, location)
                 if not endpoint.insecure and not target.startswith("https://"):
                     raise Failure(
                         f'{method.title()} "{first}": the registry redirects to {_short(target)}, '
@@ -194,7 +199,7 @@ class Session:
         the error code of a 404 that has none. Read the body within :func:`reading`.
         """
         await self._greet()
-        url = urljoin(f"{self.endpoint.url}/", path) if "://" in path else self.endpoint.url + path
+        url = path if "://" in path else self.endpoint.url + path
         ours = _origin(url) == _origin(self.endpoint.url)
         for last in (False, True):
             sent = await self._authorization(method, url, scopes) if ours else ""
@@ -237,12 +242,13 @@ class Session:
     async def _authorization(self, method: str, url: str, scopes: Scopes) -> str:
         try:
             return await self.authorizer.authorization(scopes)
-        except Refused as refusal:
-            raise Failure(f'{method.title()} "{url}": {refusal}', status=401) from refusal
+        except (Refused, ValueError) as refusal:
+            text = f'{method.title()} "{url}": {refusal}'
+            raise Failure(text, code="UNAUTHORIZED") from refusal
         except Failure as failure:
             if failure.status in (401, 403):
                 text = f'{method.title()} "{url}": {failure.text}'
-                raise Failure(text, status=failure.status, code=failure.code) from failure
+                raise Failure(text, code="UNAUTHORIZED") from failure
             raise
 
     async def _ask_for_token(
@@ -282,6 +288,16 @@ def reading(response: aiohttp.ClientResponse) -> Iterator[None]:
         raise Failure(text, temporary=True) from error
     except (aiohttp.ClientError, OSError) as error:
         raise failures.unreachable(response.method, url, error, tls=False) from error
+
+
+def join(base: str, location: str) -> str:
+    """Where ``location`` points, seen from ``base``; :class:`Failure` if it is no address."""
+    try:
+        target = urljoin(base, location)
+        _origin(target)
+    except ValueError as error:
+        raise Failure(f"{_short(base)} points to {_short(location)!r}: {error}") from error
+    return target
 
 
 def _origin(url: str) -> tuple[str, str, int]:

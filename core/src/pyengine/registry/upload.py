@@ -9,14 +9,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
 from pyengine.oci.image import Descriptor
 from pyengine.registry.auth import Scopes
 from pyengine.registry.failures import Failure
-from pyengine.registry.session import Body, Session, delay_before, worth_a_retry
+from pyengine.registry.session import Body, Session, delay_before, join, worth_a_retry
 
 PIECE = 1 << 20
 #: Bytes of a PATCH; halved when a registry finds it too large.
@@ -34,7 +34,7 @@ def upload_location(session: Session, response: aiohttp.ClientResponse) -> str:
     location = response.headers.get("Location", "")
     if not location:
         raise Failure(f"{session.endpoint.host} names no location for the upload")
-    url = urljoin(str(response.url), location)
+    url = join(str(response.url), location)
     if url.startswith("http://") and not session.endpoint.insecure:
         if urlsplit(url).hostname != urlsplit(session.endpoint.url).hostname:
             raise Failure(f"{session.endpoint.host} wants the upload at a place without TLS")
@@ -173,7 +173,7 @@ class Upload:
         if not keep or "Location" in response.headers:
             self._location = upload_location(self._session, response)
         smallest = response.headers.get("OCI-Chunk-Min-Length", "")
-        if smallest.isdigit():
+        if smallest.isascii() and smallest.isdigit():
             self._smallest = max(int(smallest), 1)
             self._chunk = max(self._chunk, self._smallest) if self._chunk else 0
 

@@ -125,8 +125,6 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "GET /pyengine/containers/*/trace": _read(containers.trace),
     "GET /pyengine/images/*/layers": _last(layers.layers),
     "GET /pyengine/manifests/*": _read(manifests.manifest),
-    "GET /pyengine/images/*/layers": _last(layers.layers),
-    "GET /pyengine/manifests/*": _read(manifests.manifest),
 }
 
 _SWARM = ("swarm", "services", "nodes", "tasks", "secrets", "configs")

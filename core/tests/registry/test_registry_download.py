@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import time
@@ -262,6 +263,48 @@ async def test_cancelling_leaves_what_came(repository: Open, answers: Answers) -
     with pytest.raises(asyncio.CancelledError):
         await task
     assert bytes(ingest.data) == DATA[:700_000]
+
+
+async def test_cancelling_waits_for_the_thread(repository: Open, answers: Answers) -> None:
+    class Slow(Memory):
+        busy = False
+
+        def write(self, data: bytes) -> None:
+            assert not self.busy
+            self.busy = True
+            time.sleep(0.02)
+            super().write(data)
+            self.busy = False
+
+    for after in (0.05, 0.1, 0.2):
+        ingest = Slow()
+        task = asyncio.create_task(fetch(repository(), ingest))
+        await asyncio.sleep(after)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        size = ingest.size
+        assert bytes(ingest.data) == DATA[:size]
+        await asyncio.sleep(0.1)
+        assert ingest.size == size
+
+
+async def test_nothing_is_written_after_a_gap(repository: Open, answers: Answers) -> None:
+    class Once(Memory):
+        failed = False
+
+        def write(self, data: bytes) -> None:
+            if self.size and not self.failed:
+                self.failed = True
+                raise OSError(28, "No space left on device")
+            super().write(data)
+
+    ingest = Once()
+    with pytest.raises(OSError, match="No space"):
+        await fetch(repository(), ingest)
+    assert bytes(ingest.data) == DATA[: ingest.size]
 
 
 async def test_a_full_disk_is_not_a_matter_of_the_registry(

@@ -157,33 +157,45 @@ class _Writer:
         self._chunks: list[bytes] = []
         self._size = 0
         self._flushed = time.monotonic()
-        self._writing: asyncio.Future[object] | None = None
+        self._writing: asyncio.Future[None] | None = None
 
     async def write(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._size += len(chunk)
         if self._size >= BATCH or time.monotonic() - self._flushed >= FLUSH_EVERY:
             await self._settle()
-            data = self._take()
-            loop = asyncio.get_running_loop()
-            self._writing = loop.run_in_executor(None, self._ingest.write, data)
+            self._start()
 
     async def finish(self) -> None:
-        """Write the rest. Also when cancelled: the thread must not write behind our back."""
+        """Write the rest."""
         await self._settle()
         if self._chunks:
-            await asyncio.to_thread(self._ingest.write, self._take())
-            self._progress(self._ingest.size)
+            self._start()
+            await self._settle()
+
+    def _start(self) -> None:
+        chunks, self._chunks, self._size = self._chunks, [], 0
+        self._flushed = time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._writing = loop.run_in_executor(None, self._write, chunks)
+
+    def _write(self, chunks: list[bytes]) -> None:
+        for chunk in chunks:
+            self._ingest.write(chunk)
 
     async def _settle(self) -> None:
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            await asyncio.shield(writing)
-            self._progress(self._ingest.size)
-
-    def _take(self) -> bytes:
-        data = b"".join(self._chunks)
-        self._chunks.clear()
-        self._size = 0
-        self._flushed = time.monotonic()
-        return data
+        """Wait for the thread, also when cancelled: it must not write behind its owner's back. A
+        write that failed stays failed, so nothing is written after a gap."""
+        if self._writing is None:
+            return
+        cancelled: asyncio.CancelledError | None = None
+        while not self._writing.done():
+            try:
+                await asyncio.wait([self._writing])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        self._writing.result()
+        self._writing = None
+        self._progress(self._ingest.size)
+        if cancelled is not None:
+            raise cancelled

@@ -34,7 +34,15 @@ _RULES = tuple(
     )
 )
 
-_SIZES = {"Size", "SizeRw", "SizeRootFs", "VirtualSize", "SharedSize", "LayersSize"}
+_SIZES = {
+    "Size",
+    "SizeRw",
+    "SizeRootFs",
+    "VirtualSize",
+    "SharedSize",
+    "LayersSize",
+    "SpaceReclaimed",
+}
 _TIMES = {"Created", "time", "timeNano"}
 _ZERO = (0, -1, "", None)
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.compare import differences, runner
+from tests.compare import differences, offered, runner
 from tests.compare.cases import CASES
 from tests.harness import docker_cli
 
@@ -23,14 +26,23 @@ from tests.harness import docker_cli
 RECORDED = Path(__file__).with_name("recorded")
 
 
-def peer(host: str, pid: int | None) -> runner.Target:
+@contextmanager
+def peer(host: str, pid: int | None) -> Iterator[runner.Target]:
     """A dockerd at ``host``, ready for cases."""
-    enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"] if pid else []
+    process = pid or os.getpid()
+    enter = ["nsenter", f"--net=/proc/{process}/ns/net", "--"]
     places = [("/var/run/docker", "<exec-root>")]
     target = runner.Target(docker_cli(), host.removeprefix("unix://"), enter, places)
     target.prepare()
-    target.clear()
-    return target
+    namespace = f"compare-{os.getpid()}"
+    subprocess.run(["ip", "netns", "attach", namespace, str(process)], check=True)
+    try:
+        with offered.registry(namespace) as words:
+            target.offer(words)
+            target.clear()
+            yield target
+    finally:
+        subprocess.run(["ip", "netns", "delete", namespace], check=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,15 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare with what is recorded")
     parser.add_argument("cases", nargs="*")
     given = parser.parse_args(argv)
-    target = peer(given.host, given.pid)
+    with peer(given.host, given.pid) as target:
+        return _record(target, set(given.cases), given.check)
+
+
+def _record(target: runner.Target, wanted: set[str], check: bool) -> int:
     recorded = RECORDED / runner.cli_version(target.docker)
     recorded.mkdir(parents=True, exist_ok=True)
-    if not given.check:
+    if not check and not wanted:
         # A dockerd's package brings the init that `--init` puts into containers.
         _write(recorded / "host.json", runner.host_facts() | {"init": True})
     changed = 0
     for case in CASES:
-        if given.cases and case.name not in given.cases:
+        if wanted and case.name not in wanted:
             continue
         try:
             answers = runner.run(case, target)
@@ -57,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             changed += 1
             continue
         path = recorded / f"{case.name}.json"
-        if given.check:
+        if check:
             for difference in differences.between(case.name, json.loads(path.read_text()), answers):
                 print(difference)
                 changed += 1

@@ -44,12 +44,31 @@ class Stuck(Exception):
 
 @dataclass
 class Target:
-    """An engine: its socket, and how a program gets into its network namespace."""
+    """An engine: its socket, and how a program gets into its network namespace.
+
+    ``words``: what stands for a word in braces in the lines of steps.
+    """
 
     docker: str
     socket: str
     enter: Sequence[str] = ()
     places: list[tuple[str, str]] = field(default_factory=list)
+    words: dict[str, str] = field(default_factory=dict)
+
+    def offer(self, words: dict[str, str]) -> None:
+        """There is a registry, as `offered.registry` told."""
+        self.words = words
+        self.places.append((words["registry"], "<registry>"))
+
+    def spell(self, line: str) -> str:
+        """``line`` with words, and ids of images, in the place of what stands for them."""
+        for word, meaning in self.words.items():
+            line = line.replace(f"{{{word}}}", meaning)
+        return re.sub(r"\{id:([^}]+)\}", lambda match: self._id(match[1]), line)
+
+    def _id(self, image: str) -> str:
+        done = self.command("image", "inspect", "-f", "{{.Id}}", image, check=True)
+        return done.stdout.strip().removeprefix("sha256:")[:12]
 
     def prepare(self) -> None:
         """Import the image that all cases use, and learn where the engine keeps its files."""
@@ -109,8 +128,10 @@ class Target:
             if volume["Name"].startswith(PREFIX):
                 self.request("DELETE", f"/volumes/{volume['Name']}")
         for image in self._listed("/images/json"):
+            if not image["RepoTags"]:
+                self.request("DELETE", f"/images/{image['Id']}?force=1")
             for tag in image["RepoTags"] or []:
-                if tag.startswith(PREFIX):
+                if tag.startswith((PREFIX, f"{self.words.get('registry', PREFIX)}/")):
                     self.request("DELETE", f"/images/{tag}")
 
     def _listed(self, path: str) -> Any:
@@ -191,7 +212,7 @@ def run(case: Case, target: Target) -> Answers:
         try:
             for step in case.steps:
                 line = step.line.replace("{t0}", start).replace("{dir}", directory)
-                line = line.replace("{soon}", f"{time.time() + 2:.9f}")
+                line = target.spell(line.replace("{soon}", f"{time.time() + 2:.9f}"))
                 if "{image}" in line:
                     line = line.replace("{image}", str(image_archive(Path(directory) / "i.tar")))
                 answer = _step(step, line, target, jobs)

@@ -16,7 +16,9 @@ class Step:
 
     ``{t0}``, ``{now}`` and ``{soon}`` in it become the moment at which the case began, the present
     and two seconds from now; ``{dir}`` a directory of the case on the client's side, ``{image}`` an
-    archive for `load`. ``lines``: lines of stdout are in no order.
+    archive for `load`; ``{registry}`` a registry that has what `offered` says, ``{digest}`` that of
+    its ``two:1``; ``{id:IMAGE}`` the short id of an image. ``lines``: lines of stdout are in no
+    order.
     """
 
     kind: str

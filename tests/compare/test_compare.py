@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare import differences, runner
+from tests.compare import differences, offered, runner
 from tests.compare.cases import CASES
 from tests.compare.record import RECORDED, peer
 from tests.compare.steps import Case
@@ -39,17 +39,23 @@ def ours(tmp_path_factory: pytest.TempPathFactory, docker_binary: str) -> Iterat
         places = [(str(engine.run), "<exec-root>")]
         target = runner.Target(docker_binary, str(engine.socket), enter, places)
         target.prepare()
-        yield target
+        with offered.registry(engine.namespace) as words:
+            target.offer(words)
+            yield target
     finally:
         engine.dispose()
 
 
 @pytest.fixture(scope="module")
-def theirs() -> runner.Target | None:
+def theirs() -> Iterator[runner.Target | None]:
     """A living dockerd, or None: then its recorded answers serve."""
     named = os.environ.get("PYENGINE_PEER")
     pid = os.environ.get("PYENGINE_PEER_PID")
-    return peer(named, int(pid) if pid else None) if named else None
+    if not named:
+        yield None
+        return
+    with peer(named, int(pid) if pid else None) as target:
+        yield target
 
 
 @pytest.fixture(scope="module")

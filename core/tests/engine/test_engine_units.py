@@ -70,9 +70,11 @@ def test_what_a_reference_means() -> None:
     assert [find("abc1"), find("web"), find("f")] == ["first", "second", "third"]
     with pytest.raises(InvalidParameter, match="multiple IDs found with provided prefix: abc"):
         find("abc")
-    for missing in ("x", "", "abc3"):
+    for missing in ("x", "abc3"):
         with pytest.raises(NotFound, match=f"No such container: {missing}"):
             find(missing)
+    with pytest.raises(InvalidParameter, match='invalid name or ID supplied: ""'):
+        find("")
 
 
 def test_a_name_beats_the_beginning_of_an_id() -> None:

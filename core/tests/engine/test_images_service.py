@@ -254,7 +254,7 @@ async def test_the_same_layer_is_kept_once(world: World) -> None:
     assert first != second
     assert len(world.layers()) == 1
     assert world.images.layers_size() == 4
-    assert world.images.shared_size(first) == 4
+    assert world.images.shared_sizes()[first] == 4
     await world.images.remove("one")
     assert len(world.layers()) == 1
     rows = await world.images.remove("two")
@@ -488,7 +488,7 @@ async def test_list_and_filters(world: World) -> None:
     assert names() == [[], ["alpine:3", "team/tool:1"], ["old:1"]]
     assert names(reference=["alp*"]) == [["alpine:3"]]
     assert names(reference=["*/tool"]) == [["team/tool:1"]]
-    assert names(reference=["docker.io/library/*"]) == [["alpine:3"], ["old:1"]]
+    assert names(reference=["docker.io/library/*"]) == []
     assert names(reference=["tool"]) == []
     assert [i.id for i in world.images.list({"dangling": ["true"]})] == [dangling]
     assert names(dangling=["false"]) == [["alpine:3", "team/tool:1"], ["old:1"]]
@@ -501,7 +501,7 @@ async def test_list_and_filters(world: World) -> None:
     for filters, message in (
         ({"colour": ["red"]}, "invalid filter 'colour'"),
         ({"dangling": ["maybe"]}, r"invalid filter 'dangling=\[maybe\]'"),
-        ({"until": ["teatime"]}, "until"),
+        ({"until": ["teatime"]}, 'time or duration: "teatime"'),
     ):
         with pytest.raises(InvalidParameter, match=message):
             world.images.list(filters)

@@ -55,3 +55,9 @@ def test_one_at_a_time() -> None:
         pass
     with turn.taken():
         pass
+
+
+@pytest.mark.parametrize("created", ["0001-01-01T00:00:00Z", "yesterday"])
+def test_what_does_not_say_when_it_was_made_is_not_old(created: str) -> None:
+    assert not PruneFilters({"until": ["1h"]}).match(created, None)
+    assert PruneFilters({}).match(created, None)

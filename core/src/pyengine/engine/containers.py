@@ -24,6 +24,7 @@ from pyengine.engine.bundle import Bundles, check_tmpfs
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.events import Events
 from pyengine.engine.filters import Filters, select
+from pyengine.engine.image_records import Image
 from pyengine.engine.lifecycle import Lifecycle, attributes, signal_number
 from pyengine.engine.logs import follow_log
 from pyengine.engine.model import (
@@ -180,7 +181,7 @@ class Containers:
         self._hooks.security_admit_image(config.image, image.id)
         merge_image(config, image.config)
         warnings = self._validate(config, host)
-        record = self._record(name, config, host, image.id, platform)
+        record = self._record(name, config, host, image, platform)
         record.networks = self._sandboxes.plan(record, networking.endpoints_config or {})
         record.mounts = mounts.resolve(config, host, self.get)
         self._registry.reserve(record.name, record.id)
@@ -482,7 +483,7 @@ class Containers:
             raise InvalidParameter(problem, error.brief) from None
 
     def _record(
-        self, name: str, config: ContainerConfig, host: HostConfig, image: str, platform: str
+        self, name: str, config: ContainerConfig, host: HostConfig, image: Image, platform: str
     ) -> Container:
         id = names.new_id()
         host.network_mode = host.network_mode or "bridge"
@@ -508,9 +509,10 @@ class Containers:
             args=command[1:],
             config=config,
             host_config=host,
-            image=image,
+            image=image.id,
             image_name=config.image,
             platform=platform or "linux",
+            base=image.chain[-1] if image.chain else "",
             layer=names.new_id(),
             drivers={"storage": storage, "runtime": host.runtime, "logging": log_driver},
             log_options={

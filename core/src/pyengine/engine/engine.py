@@ -34,7 +34,7 @@ from pyengine.engine.image_commit import Commits
 from pyengine.engine.images import Images
 from pyengine.engine.layers import Layers
 from pyengine.engine.lifecycle import STOP_TIMEOUT, Lifecycle
-from pyengine.engine.model import Ulimit
+from pyengine.engine.model import Container, Ulimit
 from pyengine.engine.networks import IpamConfig, Networks
 from pyengine.engine.portproxy import PublishedProxy
 from pyengine.engine.ports import PortAllocator
@@ -222,7 +222,7 @@ class Engine:
                 self.content,
                 self.hooks,
                 self._background,
-                self._image_layers,
+                self._needed_layers,
             )
             self._unpackers.append(unpackers)
         return found
@@ -362,7 +362,8 @@ class Engine:
         )
         sandboxes = Sandboxes(self.networks, bundles, allocator, self.portproxy.update)
         removals = Removals(self.database, self._registry, bundles, self.volumes, self.drivers,
-                            self.calls, self.events, self.hooks, self._background)  # fmt: skip
+                            self.calls, self.events, self.hooks, self._background,
+                            self._leave_layers)  # fmt: skip
         self.lifecycle = Lifecycle(
             self._registry, self.supervisor, bundles, sandboxes, removals, self.events, self.hooks
         )
@@ -409,8 +410,19 @@ class Engine:
             if any(p.type == "volume" and p.name == name for p in record.mounts)
         ]
 
-    def _image_layers(self) -> set[str]:
-        return self.images.chains()
+    def _needed_layers(self) -> set[str]:
+        """Of images, and of containers whose image was removed by force."""
+        needed = self.images.chains()
+        for record in self._registry.records():
+            if record.base and record.base not in needed:
+                needed.update(self.layers(record.drivers["storage"]).below(record.base))
+        return needed
+
+    async def _leave_layers(self, record: Container) -> None:
+        """A container is gone; so may be the image that it was made from."""
+        if record.base:
+            layers = self.layers(record.drivers["storage"])
+            await layers.drop(layers.below(record.base))
 
     def _image_users(self, image: str) -> list[tuple[str, bool]]:
         return [

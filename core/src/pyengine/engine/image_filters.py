@@ -67,8 +67,8 @@ def _dangling(filters: Filters) -> bool | None:
 def _until(text: str) -> int:
     try:
         return timestamps.parse_query(text, time.time_ns())
-    except ValueError as error:
-        raise InvalidParameter(f"invalid value for 'until' filter: {error}") from None
+    except ValueError:
+        raise InvalidParameter(f'failed to parse value as time or duration: "{text}"') from None
 
 
 def _created(image: Image) -> int:
@@ -88,7 +88,7 @@ def _has_labels(image: Image, wanted: Iterable[str]) -> bool:
 
 def _matches(name: str, patterns: Iterable[re.Pattern[str]]) -> bool:
     parsed = reference.parse(name)
-    forms = (parsed.familiar, parsed.familiar_name, name, parsed.name)
+    forms = (parsed.familiar, parsed.familiar_name)
     return any(pattern.fullmatch(form) for pattern in patterns for form in forms)
 
 
@@ -104,7 +104,7 @@ def _glob(pattern: str) -> re.Pattern[str]:
         elif char == "[":
             end = pattern.find("]", position + 2)
             if end < 0:
-                raise InvalidParameter(f"syntax error in pattern {pattern!r}")
+                raise InvalidParameter("syntax error in pattern")
             inside = pattern[position + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
             out += f"(?!/)[{inside}]"
             position = end
@@ -117,4 +117,4 @@ def _glob(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(out)
     except re.error:
-        raise InvalidParameter(f"syntax error in pattern {pattern!r}") from None
+        raise InvalidParameter("syntax error in pattern") from None

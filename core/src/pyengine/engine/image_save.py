@@ -106,7 +106,10 @@ def _find(images: Images, name: str) -> Iterator[tuple[str, list[Reference]]]:
             for tag, image in sorted(tagged.items()):
                 yield image.id, [tag]
             return
-    yield images.get(name).id, []
+    try:
+        yield images.get(name).id, []
+    except NotFound:
+        raise NotFound(f"No such image: {name}") from None
 
 
 def _archive(images: Images, found: Sequence[Image], tags: Sequence[list[Reference]]) -> Archive:
@@ -159,7 +162,7 @@ def _archive(images: Images, found: Sequence[Image], tags: Sequence[list[Referen
     members.append(("manifest.json", msgspec.json.encode(items)))
     members.append(("oci-layout", _LAYOUT))
     if repositories:
-        members.append(("repositories", msgspec.json.encode(repositories)))
+        members.append(("repositories", msgspec.json.encode(repositories) + b"\n"))
     return Archive(members)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,11 +24,12 @@ import msgspec
 
 from pyengine import timestamps
 from pyengine.engine.content import Content, Lease
-from pyengine.engine.image_filters import select
+from pyengine.engine.image_filters import Filters, select
 from pyengine.engine.image_records import Image
 from pyengine.engine.image_removal import Removal, Users
 from pyengine.engine.layers import Layers, LayerSource
 from pyengine.engine.model import ContainerConfig
+from pyengine.engine.prune import PruneFilters, Turn
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
 from pyengine.hooks.manager import Hooks
 from pyengine.oci import reference
@@ -80,6 +82,7 @@ class Images:
         self._names = {name: id for id, image in self._images.items() for name in image.references}
         self._uses: Counter[str] = Counter()
         self._lock = asyncio.Lock()
+        self._pruning = Turn()
         content.owners = self._owners
 
     def chains(self) -> set[str]:
@@ -235,11 +238,13 @@ class Images:
         """Bytes of all layers of images, each once (``LayersSize`` of ``system df``)."""
         return sum(layer.size for layer in self.layers.all())
 
-    def shared_size(self, id: str) -> int:
-        """Bytes of the image's layers that other images have, too."""
+    def shared_sizes(self) -> Mapping[str, int]:
+        """For each image, by its id, the bytes of its layers that other images have, too."""
         used = Counter(chain_id for image in self._images.values() for chain_id in image.chain)
-        chain = self._images[id].chain
-        return self.layers.size(chain_id for chain_id in chain if used[chain_id] > 1)
+        return {
+            id: self.layers.size(chain_id for chain_id in image.chain if used[chain_id] > 1)
+            for id, image in self._images.items()
+        }
 
     # -- installing --------------------------------------------------------------------------
 
@@ -420,6 +425,30 @@ class Images:
             rows.append(row)
             rows += [{"Deleted": chain_id} for chain_id in layers.get(row.get("Deleted", ""), ())]
         return rows
+
+    async def prune(self, filters: Filters) -> tuple[Sequence[dict[str, str]], int]:
+        """Remove images without a tag; with ``dangling=false`` all that no container uses. Rows as
+        of :meth:`remove`, and the bytes of the layers that went."""
+        wanted = PruneFilters(filters, "dangling")
+        dangling = wanted.flag("dangling", True)
+        sizes = {layer.chain_id: layer.size for layer in self.layers.all()}
+        rows: builtins.list[dict[str, str]] = []
+        with self._pruning.taken():
+            parents = {image.parent for image in self._images.values()}
+            for image in self.list(all=True):
+                if image.id in parents and (dangling or not image.references):
+                    continue
+                if dangling and image.repo_tags:
+                    continue
+                if not wanted.match(image.created, image.config.labels):
+                    continue
+                for ref in image.references or [image.id]:
+                    # One that a container uses stays.
+                    with contextlib.suppress(Conflict, NotFound):
+                        rows += await self.remove(ref)
+        freed = sum(sizes.get(row.get("Deleted", ""), 0) for row in rows)
+        self._emit("image", "prune", "", {"reclaimed": str(freed)})
+        return rows, freed
 
     # -- telling -----------------------------------------------------------------------------
 

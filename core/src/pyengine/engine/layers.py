@@ -121,6 +121,14 @@ class Layers:
         """Bytes of these layers, which are there."""
         return sum(self._layers[chain_id].size for chain_id in chain)
 
+    def below(self, chain_id: str) -> Sequence[str]:
+        """``chain_id`` and those beneath it, upper ones first, as far as they are here."""
+        found = []
+        while chain_id in self._layers:
+            found.append(chain_id)
+            chain_id = self._layers[chain_id].parent
+        return found
+
     def storage_id(self, chain_id: str) -> str | None:
         """The driver's name for a layer that is there; None for no layer (an empty chain id)."""
         if not chain_id:

@@ -331,6 +331,7 @@ class MountPoint(Wire):
 class Container(msgspec.Struct, kw_only=True):
     """The record of a container: desired state, and the last state that was seen.
 
+    ``base``: chain id of the image's top layer, on which its own stands.
     ``drivers``: the driver of each kind that was chosen at create ("storage", "runtime",
     "logging"). ``networks``: by network name. ``layer``: id of its writable layer. ``phase``: what
     was being done ("creating", "starting", "removing"), so that the next daemon can finish or
@@ -348,6 +349,7 @@ class Container(msgspec.Struct, kw_only=True):
     image_name: str = ""
     platform: str = "linux"
     layer: str = ""
+    base: str = ""
     drivers: dict[str, str] = {}
     networks: dict[str, EndpointSettings] = {}
     mounts: list[MountPoint] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 from pyengine.errors import InvalidParameter, NotFound
@@ -65,19 +65,19 @@ def check_name(name: str) -> str:
 def resolve(ref: str, by_id: dict[str, T], by_name: Callable[[str], T | None], what: str) -> T:
     """The object that ``ref`` means: a full id, a name, or an unambiguous beginning of an id.
 
-    ``NotFound`` in Docker's words: ``No such <what>: <ref>``.
+    ``NotFound`` in Docker's words: ``No such <what>: <ref>``; ``InvalidParameter`` for nothing.
     """
+    if not ref:
+        raise InvalidParameter('invalid name or ID supplied: ""')
     found = by_id.get(ref) or by_name(ref)
     if found is not None:
         return found
-    if ref:
-        matches: Iterable[str] = [id for id in by_id if id.startswith(ref)]
-        matches = list(matches)
-        if len(matches) == 1:
-            return by_id[matches[0]]
-        if len(matches) > 1:
-            raise InvalidParameter(
-                f"multiple IDs found with provided prefix: {ref}",
-                help="give more digits of the id",
-            )
+    matches = [id for id in by_id if id.startswith(ref)]
+    if len(matches) == 1:
+        return by_id[matches[0]]
+    if len(matches) > 1:
+        raise InvalidParameter(
+            f"multiple IDs found with provided prefix: {ref}",
+            help="give more digits of the id",
+        )
     raise NotFound(f"No such {what}: {ref}")

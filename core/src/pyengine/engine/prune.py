@@ -48,12 +48,20 @@ class PruneFilters:
 
     def match(self, created: str, labels: Mapping[str, str] | None) -> bool:
         """Whether something made at ``created`` (RFC 3339) with ``labels`` may go."""
-        if self._until is not None and timestamps.parse(created) > self._until:
+        if self._until is not None and not self._is_old(created, self._until):
             return False
         unwanted = self._filters.get("label!", ())
         return _has(labels or {}, self._filters.get("label", ())) and not (
             unwanted and _has(labels or {}, unwanted)
         )
+
+    @staticmethod
+    def _is_old(created: str, until: int) -> bool:
+        """Images need not say when they were made; those are not taken for old."""
+        try:
+            return created != timestamps.NEVER and timestamps.parse(created) <= until
+        except ValueError:
+            return False
 
 
 def _has(labels: Mapping[str, str], wanted: Sequence[str]) -> bool:

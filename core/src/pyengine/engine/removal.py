@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -53,6 +53,7 @@ class Removals:
         events: Events,
         hooks: Hooks,
         background: Background,
+        leave_layers: Callable[[Container], Awaitable[None]],
     ) -> None:
         self._database = database
         self._registry = registry
@@ -63,6 +64,7 @@ class Removals:
         self._events = events
         self._hooks = hooks
         self.background = background
+        self._leave_layers = leave_layers
 
     def pending(self) -> dict[str, Removal]:
         """What an earlier daemon did not finish, by container id. For the start only."""
@@ -104,6 +106,7 @@ class Removals:
         calls = self._calls(Kind.STORAGE, storage.name)
         await calls.within(120, storage.remove, record.layer)
         self._hooks.storage_snapshot_removed(record.layer)
+        await self._leave_layers(record)
         for name in removal.volumes:
             try:
                 await self._volumes.go(name)

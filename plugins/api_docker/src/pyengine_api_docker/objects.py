@@ -148,7 +148,7 @@ def image(record: Image, version: int, graph: Mapping[str, Any]) -> Body:
         "RepoTags": list(record.repo_tags),
         "RepoDigests": list(record.repo_digests),
         "Parent": record.parent,
-        "Comment": record.comment,
+        "Comment": record.comment or (record.history[-1].comment if record.history else ""),
     }
     if record.created != timestamps.NEVER or version < 44:
         body["Created"] = record.created

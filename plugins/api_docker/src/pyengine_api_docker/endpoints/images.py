@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
 from pyengine.engine.image_records import Image
-from pyengine.errors import Conflict, InvalidParameter, NotFound, Unsupported
+from pyengine.errors import InvalidParameter, NotFound, Unsupported
 from pyengine.oci import platforms
 from pyengine_api_docker import objects
 from pyengine_api_docker.endpoints.image_archives import platform_of, tag_of
@@ -38,8 +37,9 @@ async def list_(call: Call) -> web.StreamResponse:
     found = images.list(filters, query.flag("all"))
     rows = summaries(call, found, count=call.version >= 51)
     if call.version >= 42 and query.flag("shared-size"):
+        shared = images.shared_sizes()
         for row in rows:
-            row["SharedSize"] = images.shared_size(row["Id"])
+            row["SharedSize"] = shared[row["Id"]]
     return json(rows)
 
 
@@ -90,19 +90,7 @@ async def remove(call: Call) -> web.StreamResponse:
 
 
 async def prune(call: Call) -> web.StreamResponse:
-    """Images without a name; with the filter ``dangling=false`` all that no container uses."""
-    images = call.engine.images
-    filters = call.query.filters()
-    dangling = filters.pop("dangling", ["true"])[0].lower() not in ("0", "false")
-    before = images.layers_size()
-    rows: list[Body] = []
-    for image in images.list(filters | ({"dangling": ["true"]} if dangling else {})):
-        for ref in image.references or [image.id]:
-            # one that a container uses stays
-            with contextlib.suppress(Conflict, NotFound):
-                rows += await images.remove(ref)
-    freed = before - images.layers_size()
-    call.engine.events.emit("image", "prune", "", {"reclaimed": str(freed)})
+    rows, freed = await call.engine.images.prune(call.query.filters())
     return json({"ImagesDeleted": rows or None, "SpaceReclaimed": freed})
 
 

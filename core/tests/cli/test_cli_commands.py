@@ -433,7 +433,7 @@ def test_cp_into_a_container(engine: Any, pyengine: Run, tmp_path: Path) -> None
     assert "path=%2Fetc" in sent.query
     with tarfile.open(fileobj=io.BytesIO(sent.body)) as archive:
         assert archive.getnames() == ["new"]
-        assert archive.getmember("new").uid == 0
+        assert archive.getmember("new").uid == os.getuid()
 
 
 def test_networks_and_volumes(engine: Any, pyengine: Run) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from typing import BinaryIO
@@ -37,6 +36,7 @@ from pyengine.archive.whiteouts import (
 )
 from pyengine.errors import InvalidParameter
 from pyengine.linux.syscalls import RESOLVE_IN_ROOT, openat2
+from pyengine.linux.trees import remove_tree
 
 #: A run of zeros this long becomes a hole.
 _HOLE = 65536
@@ -72,6 +72,7 @@ def unpack(
     owner: tuple[int, int] | None = None,
     keep_kinds: bool = False,
     keep_mounts: bool = False,
+    rename: Callable[[bytes], bytes] | None = None,
 ) -> Deferred:
     """Unpack the uncompressed tar ``stream``, read to its end, into directory ``root``.
 
@@ -85,13 +86,14 @@ def unpack(
     symlinks still see ``root`` as the root. ``owner``: uid and gid for everything. ``keep_kinds``:
     ``InvalidParameter`` where a directory and something else would replace each other.
     ``keep_mounts``: ``OSError`` EBUSY where a mount point would be replaced; for trees in use.
+    ``rename``: gives every entry, and what hard links name, the name that it is to have.
 
     Raises ``InvalidParameter`` naming the entry for a bad archive, ``OSError`` for the disk's
     failures. What was unpacked until then stays.
     """
     fd = os.open(root, _DIRECTORY_FLAGS) if not isinstance(root, int) else os.dup(root)
     try:
-        return _Unpacker(fd, whiteouts, base, owner, keep_kinds, keep_mounts).run(stream)
+        return _Unpacker(fd, whiteouts, base, owner, keep_kinds, keep_mounts, rename).run(stream)
     finally:
         os.close(fd)
 
@@ -136,6 +138,7 @@ class _Unpacker:
         owner: tuple[int, int] | None,
         keep_kinds: bool,
         keep_mounts: bool,
+        rename: Callable[[bytes], bytes] | None,
     ) -> None:
         self._root = root
         self._whiteouts = whiteouts
@@ -143,6 +146,7 @@ class _Unpacker:
         self._owner = owner
         self._keep_kinds = keep_kinds
         self._keep_mounts = keep_mounts
+        self._rename = rename
         # Dictionaries for their order: equal streams give equal layers.
         self._hidden: dict[bytes, None] = {}
         self._opaques: dict[bytes, None] = {}
@@ -173,12 +177,19 @@ class _Unpacker:
                             f"invalid tar entry {_shown(entry.name)}", os.strerror(error.errno)
                         ) from error
                     raise
+                except (ValueError, OverflowError) as error:  # NUL in a name; a time after all
+                    raise InvalidParameter(
+                        f"invalid tar entry {_shown(entry.name)}", str(error)
+                    ) from error
             self._finish_directories()
         finally:
             self._forget_parents()
         return Deferred(list(self._hidden), list(self._opaques), list(self._implied))
 
     def _entry(self, entry: Entry, reader: TarReader) -> None:
+        if self._rename is not None:
+            entry.name = self._rename(entry.name)
+            entry.link = self._rename(entry.link) if entry.type == HARD_LINK else entry.link
         path = clean(entry.name)
         if not path:
             return
@@ -402,7 +413,7 @@ class _Unpacker:
             remove(parent, name, mount_id(parent))
         elif stat.S_ISDIR(found.st_mode):
             self._forget_parents(keep=parent)
-            shutil.rmtree(os.fsdecode(name), dir_fd=parent)
+            remove_tree(parent, name)
         else:
             if stat.S_ISLNK(found.st_mode):
                 self._forget_parents(keep=parent)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, str] = {
     "attach": "attach:attach",
     "commit": "archive:commit",
-    "cp": "archive:cp",
+    "cp": "copy:cp",
     "create": "run:create",
     "daemon": "daemon:daemon",
     "diff": "containers:diff",

@@ -1,0 +1,91 @@
+"""SIGHUP: what a running daemon takes over, what it tells of it, and what it does not touch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Site, eventually
+
+
+@pytest.fixture(autouse=True)
+def unconfigured(site: Site) -> Iterator[None]:
+    yield
+    site.daemon_json.write_text("{}")
+
+
+def info(site: Site) -> dict[str, Any]:
+    status, body = site.engine.api("GET", "/info")
+    assert status == 200
+    return dict(body)
+
+
+def logged(site: Site, since: int, text: str) -> bool:
+    return text in site.engine.log.read_text()[since:]
+
+
+def test_info_and_event_tell_the_new_configuration(site: Site) -> None:
+    began = time.time()
+    site.reload(
+        labels=["a=b"],
+        registry_mirrors=["https://mirror.example"],
+        insecure_registries=["registry.example:5000", "10.1.0.0/16"],
+        registries={"ghcr.io": {"mirrors": ["https://cache.example/ghcr"]}},
+        max_concurrent_downloads=9,
+        proxies={"https-proxy": "http://user:secret@proxy.example:3128", "no-proxy": "*"},
+    )
+    now = info(site)
+    assert now["Labels"] == ["a=b"]
+    assert now["HttpsProxy"] == "http://xxxxx:xxxxx@proxy.example:3128"
+    assert now["NoProxy"] == "*"
+    registries = now["RegistryConfig"]
+    assert registries["Mirrors"] == ["https://mirror.example/"]
+    assert registries["InsecureRegistryCIDRs"] == ["10.1.0.0/16", "::1/128", "127.0.0.0/8"]
+    assert registries["IndexConfigs"]["registry.example:5000"]["Secure"] is False
+    assert registries["IndexConfigs"]["ghcr.io"]["Mirrors"] == ["https://cache.example/ghcr/"]
+    assert " Registry Mirrors:\n  https://mirror.example/" in site.out("info")
+
+    line = site.out("events", f"--since={began}", f"--until={time.time()}", "--filter",
+                    "type=daemon", "--format", "{{json .}}")  # fmt: skip
+    event = json.loads(line.splitlines()[-1])
+    assert (event["Type"], event["Action"], event["Actor"]["ID"]) == ("daemon", "reload", now["ID"])
+    told = event["Actor"]["Attributes"]
+    assert told["name"] == now["Name"]
+    assert json.loads(told["registry-mirrors"]) == ["https://mirror.example"]
+    assert (told["max-concurrent-downloads"], told["max-concurrent-uploads"]) == ("9", "5")
+
+    site.reload()
+    again = info(site)
+    assert again["Labels"] in ([], None)
+    assert again["RegistryConfig"]["Mirrors"] is None
+    assert again["HttpsProxy"] == ""
+
+
+def test_a_file_with_mistakes_changes_nothing(site: Site) -> None:
+    site.reload(labels=["kept=1"])
+    since = site.engine.log.stat().st_size
+    site.daemon_json.write_text('{\n"labels": ["new=1"],\n"mtuu": 1,\n"registry-mirrors": ["x"]\n}')
+    site.hangup()
+    assert eventually(lambda: logged(site, since, "reload: nothing was changed"))
+    assert logged(site, since, f"{site.daemon_json}:3: unknown key 'mtuu' (did you mean 'mtu'?)")
+    assert logged(site, since, f"{site.daemon_json}:4: 'registry-mirrors': invalid mirror")
+    assert info(site)["Labels"] == ["kept=1"]
+
+
+def test_what_has_to_wait_is_named(site: Site) -> None:
+    since = site.engine.log.stat().st_size
+    site.reload(mtu=1300, labels=["x=y"])
+    assert logged(site, since, "reload: from the next start on: mtu")
+    assert info(site)["Labels"] == ["x=y"]
+
+
+def test_debug_is_switched(site: Site) -> None:
+    """The flag --debug of this engine beats the file, which is said once more."""
+    since = site.engine.log.stat().st_size
+    site.reload(debug=False)
+    assert logged(site, since, "debug: the flag's True is used, not False")
+    assert info(site)["Debug"] is True

@@ -303,6 +303,8 @@ class _Pull:
             unpacked[layer.digest] &= self._layers.has(chain_id)
         for digest, there in unpacked.items():
             self._announce(digest, there=there and digest not in missing)
+            if not there and digest not in missing:
+                self._progress.step(digest[7:19], "Download complete")
         awaited = [digest for digest, there in unpacked.items() if not there]
         async with self._listening(awaited), together() as group:
             # The largest ones first: nobody shall wait for one of them alone at the end.

@@ -26,6 +26,9 @@ CHUNK = 1 << 20
 #: How many pieces of that size wait for whoever reads a :class:`LayerStream`.
 _AHEAD = 4
 
+#: Bytes given to the zstd library at once, for which it may give back 32,000 times as many.
+_ZSTD_STEP = 2048
+
 _MAGIC = (
     (b"\x1f\x8b\x08", "gzip"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
@@ -92,6 +95,49 @@ class _Guarded(io.RawIOBase):
             raise
 
 
+class _Zstd(io.RawIOBase):
+    """The frames of a zstd stream, one after the other; ``EOFError`` if the last is cut off, which
+    the library's own reader does not notice."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._within = False
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK), b""))
+        if not self._ready:
+            self._ready = memoryview(self._more())
+        piece = bytes(self._ready[:size])
+        self._ready = self._ready[len(piece) :]
+        return piece
+
+    def _more(self) -> bytes:
+        parts: list[bytes] = []
+        length = 0
+        while length < CHUNK:
+            data = self._source.read(_ZSTD_STEP)
+            if not data:
+                if self._within and not length:
+                    raise EOFError("the last frame is cut off")
+                break
+            while data:
+                part = self._frame.decompress(data)
+                parts.append(part)
+                length += len(part)
+                self._within = not self._frame.eof
+                if self._within:
+                    break
+                data = self._frame.unused_data
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def sniff(start: bytes) -> str:
     """Name of the compression that a stream beginning with ``start`` (6 bytes) has, or ``""``."""
     for magic, name in _MAGIC:
@@ -117,9 +163,7 @@ def decompress(stream: BinaryIO) -> BinaryIO:
     if name == "gzip":
         plain = cast(BinaryIO, igzip.open(whole, "rb"))  # type: ignore[no-untyped-call]
     elif name == "zstd":
-        plain = cast(
-            BinaryIO, zstandard.ZstdDecompressor().stream_reader(whole, read_across_frames=True)
-        )
+        plain = cast(BinaryIO, _Zstd(whole))
     elif name == "bzip2":
         plain = cast(BinaryIO, bz2.BZ2File(whole))
     elif name == "xz":

@@ -33,6 +33,8 @@ XATTR = b"SCHILY.xattr."
 #: name, mode, uid, gid, size, mtime, checksum, type, link name, magic
 _HEADER = Struct("100s8s8s8s12s12s8sc100s6s")
 _EXTENSIONS = frozenset((b"x", b"X", b"g", b"L", b"K"))
+#: The last is what chown(2) takes for "leave it".
+_MAX_ID = 0xFFFFFFFE
 _BLANKS = sum(b" " * 8)
 #: Adler-32 counts in this modulus.
 _ADLER = 65521
@@ -243,6 +245,8 @@ class TarReader:
             entry.size = 0
         if entry.size < 0:
             raise self._bad("negative size")
+        if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
+            raise self._bad(f"{entry.uid}:{entry.gid} is no owner")
         self._left, self._padding = entry.size, -entry.size % BLOCK
         entry.real_size = entry.size
         if type == b"S":

@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +20,7 @@ from pyengine.errors import InvalidParameter
 from pyengine.faults import failpoint
 from pyengine.linux import inodeflags
 from pyengine.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from pyengine.linux.trees import remove_tree
 
 _ID = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -119,7 +119,8 @@ class LayerDirectories:
             failpoint("storage.publish")
             os.rename(place, target)
         except BaseException as error:
-            shutil.rmtree(place, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_tree(None, place)
             taken = isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST)
             if not (taken and os.path.isdir(target)):
                 raise
@@ -169,7 +170,7 @@ class LayerDirectories:
         for name in left:
             failpoint("storage.sweep")
             try:
-                shutil.rmtree(f"{self._trash}/{name}")
+                remove_tree(None, f"{self._trash}/{name}")
             except FileNotFoundError:
                 continue  # another sweep was here
             except OSError as error:

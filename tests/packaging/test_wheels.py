@@ -106,6 +106,17 @@ def test_core_and_four_drivers_run_a_container(
     assert engine.out("run", "--rm", "--network", "none", "busybox", "echo", "four") == "four"
 
 
+def test_a_command_of_a_package_is_there_when_the_package_is(environment: Environment) -> None:
+    command = [str(environment.path / "bin/pyengine"), "image", "explore", "--help"]
+    missing = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert missing.returncode == 1
+    assert "pip install pyengine-cli-explore" in missing.stderr
+    environment.install("cli_explore")
+    there = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert there.returncode == 0
+    assert there.stdout.startswith("Usage: pyengine image explore [OPTIONS] IMAGE")
+
+
 def test_all_plugins_run_a_container_on_the_bridge(
     environment: Environment, engine: EngineProcess, busybox: Path
 ) -> None:

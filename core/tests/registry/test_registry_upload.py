@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ from aiohttp import web
 from pyengine.config import Config
 from pyengine.errors import Forbidden, InvalidParameter, Unavailable
 from pyengine.oci.image import Descriptor
-from pyengine.registry import upload
+from pyengine.registry import session, upload
 from pyengine.registry.repository import Repository
 from pyengine.testing.registry import SmallRegistry
 
@@ -110,8 +112,8 @@ async def test_a_cut_upload_goes_on_where_the_registry_is(
     repository: Open, registry: SmallRegistry, answers: Answers
 ) -> None:
     async def abort_late(request: Any) -> web.Response:
-        session = request.path.rpartition("/")[2]
-        registry._uploads[session] += await request.content.readexactly(1_200_000)
+        name = request.path.rpartition("/")[2]
+        registry._uploads[name] += await request.content.readexactly(1_200_000)
         request.transport.abort()
         return web.Response()
 
@@ -123,6 +125,29 @@ async def test_a_cut_upload_goes_on_where_the_registry_is(
     assert len(asked) == 1
     assert [request.headers["Content-Range"] for request in chunks] == ["1200000-2499999"]
     assert told[-1] == len(DATA)
+
+
+async def test_a_registry_that_takes_no_more_is_left(
+    repository: Open,
+    registry: SmallRegistry,
+    answers: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "STALL_TIMEOUT", 0.3)
+    data = bytes(40 << 20)
+    blob = Descriptor(digest="sha256:" + hashlib.sha256(data).hexdigest(), size=len(data))
+
+    async def stall(request: Any) -> web.Response:
+        await request.content.readexactly(1000)
+        await asyncio.sleep(20)
+        return web.Response()
+
+    seen = answers("PUT", "/uploads/", stall)
+    began = time.monotonic()
+    await push(repository(push=True), blob, data)
+    assert time.monotonic() - began < 15
+    assert registry.blobs["a/b"][blob.digest] == data
+    assert len(seen) == 2
 
 
 async def test_an_upload_that_the_registry_forgot_begins_anew(

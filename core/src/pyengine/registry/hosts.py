@@ -180,10 +180,12 @@ class RegistryConfig:
         files = _certificates(self._certs, host)
         own = [Path(path) for path in (entry.ca, entry.client_cert, entry.client_key) if path]
         state = [(path, _stamp(path)) for path in (*files, *own)]
-        known = self._contexts.get((host, insecure))
+        # Who has no certificates of its own shares a context: the system's authorities are many.
+        key = (host if state else "", insecure)
+        known = self._contexts.get(key)
         if known is not None and known[0] == state:
             return known[1]
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         # As Docker does: a certificate that was put there is trusted whoever signed it, and a
         # private CA need not have every extension of RFC 5280.
@@ -192,12 +194,14 @@ class RegistryConfig:
         if insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+        else:
+            context.load_default_certs()
         _load_directory(context, files)
         if entry.ca:
             _load_ca(context, Path(entry.ca))
         if entry.client_cert:
             _load_pair(context, Path(entry.client_cert), Path(entry.client_key))
-        self._contexts[host, insecure] = (state, context)
+        self._contexts[key] = (state, context)
         return context
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -19,15 +20,19 @@ from pyengine.registry.failures import Failure
 from pyengine.registry.hosts import Endpoint, RegistryConfig
 from pyengine.registry.models import Credentials
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 #: A body is made anew for each try; None: no body.
 Body = Callable[[], AsyncIterable[bytes]] | bytes | None
 
 MAX_REDIRECTS = 10
-#: Seconds until a connection must stand, and until the next byte must come.
+#: Seconds until a connection must stand, until the next byte must come or go, and until something
+#: that was sent must be answered: a registry may have gigabytes to move first.
 CONNECT_TIMEOUT = 30.0
 STALL_TIMEOUT = 60.0
+ANSWER_TIMEOUT = 600.0
 #: Longest answer of a token service, in bytes.
 TOKEN_LIMIT = 1 << 20
 #: Back-off between tries, in seconds: doubled each time up to the longest.
@@ -85,9 +90,6 @@ class Transport:
                     "User-Agent": f"pyengine/{__version__}",
                     "Accept-Encoding": "identity",
                 },
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=CONNECT_TIMEOUT, sock_read=STALL_TIMEOUT
-                ),
                 read_bufsize=1 << 20,
             )
         return self._client
@@ -137,6 +139,8 @@ class Transport:
     async def _send(
         self, endpoint: Endpoint, method: str, url: str, headers: Mapping[str, str], body: Body
     ) -> aiohttp.ClientResponse:
+        wait = STALL_TIMEOUT if method in ("GET", "HEAD") else ANSWER_TIMEOUT
+        log.debug("%s %s", method, _short(url))
         try:
             return await self._session().request(
                 method,
@@ -147,6 +151,9 @@ class Transport:
                 allow_redirects=False,
                 ssl=endpoint.tls,
                 proxy=self.config.proxy(url),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_TIMEOUT, sock_read=wait
+                ),
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise failures.unreachable(
@@ -246,7 +253,7 @@ class Session:
             text = f'{method.title()} "{url}": {refusal}'
             raise Failure(text, code="UNAUTHORIZED") from refusal
         except Failure as failure:
-            if failure.status in (401, 403):
+            if 400 <= failure.status < 500 and not failure.temporary:
                 text = f'{method.title()} "{url}": {failure.text}'
                 raise Failure(text, code="UNAUTHORIZED") from failure
             raise

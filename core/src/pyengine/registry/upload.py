@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import BinaryIO
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
 from pyengine.oci.image import Descriptor
+from pyengine.registry import session as timing
 from pyengine.registry.auth import Scopes
 from pyengine.registry.failures import Failure
 from pyengine.registry.session import Body, Session, delay_before, join, worth_a_retry
@@ -67,6 +69,7 @@ class Upload:
         self._chunk = 0
         self._smallest = SMALLEST_CHUNK
         self._unsure = False
+        self._deadline: asyncio.Timeout | None = None
 
     async def run(self, attempts: int) -> None:
         """Raises :class:`Failure` after ``attempts`` tries in a row that got nowhere."""
@@ -145,7 +148,7 @@ class Upload:
         headers = {**_OCTETS, "Content-Length": str(length)}
         body = self._body(start, self._size) if length else b""
         request = self._session.request("PUT", url, self._scopes, headers=headers, body=body)
-        async with request as response:
+        async with self._moving(), request as response:
             named = response.headers.get("Docker-Content-Digest", self._digest)
             if named != self._digest:
                 raise Failure(f"the registry has stored {named}, not {self._digest}")
@@ -162,7 +165,7 @@ class Upload:
         request = self._session.request(
             "PATCH", self._location, self._scopes, headers=headers, body=body
         )
-        async with request as response:
+        async with self._moving(), request as response:
             self._took(response, keep=True)
             received = _received(response, end)
         if not self._offset < received <= end:
@@ -177,6 +180,24 @@ class Upload:
             self._smallest = max(int(smallest), 1)
             self._chunk = max(self._chunk, self._smallest) if self._chunk else 0
 
+    @asynccontextmanager
+    async def _moving(self) -> AsyncIterator[None]:
+        """Around a request with a body: :class:`Failure` when the registry takes no more of it."""
+        try:
+            async with asyncio.timeout(None) as self._deadline:
+                yield
+        except TimeoutError as error:
+            text = f"{self._session.endpoint.host} stopped taking blob {self._digest}"
+            raise Failure(text, temporary=True) from error
+        finally:
+            self._deadline = None
+
+    def _expect(self, seconds: float | None) -> None:
+        """Something must happen within so many seconds."""
+        if self._deadline is not None:
+            now = asyncio.get_running_loop().time()
+            self._deadline.reschedule(None if seconds is None else now + seconds)
+
     def _body(self, start: int, end: int) -> Body:
         async def pieces() -> AsyncIterator[bytes]:
             file = await asyncio.to_thread(self._open)
@@ -187,7 +208,9 @@ class Upload:
                     piece = await asyncio.to_thread(file.read, min(PIECE, end - at))
                     if not piece:
                         raise Failure(f"blob {self._digest} ends at {at}, not {self._size} bytes")
+                    self._expect(timing.STALL_TIMEOUT)
                     yield piece
+                    self._expect(None)
                     at += len(piece)
                     self._progress(at)
             finally:

@@ -66,6 +66,15 @@ class _Prefixed(io.RawIOBase):
         view[: len(piece)] = piece
         return len(piece)
 
+    def read(self, size: int = -1, /) -> bytes:
+        # No more is waited for than is there: a pipe may be slow.
+        if size < 0:
+            return self.readall()
+        if self._prefix:
+            piece, self._prefix = self._prefix[:size], self._prefix[size:]
+            return piece
+        return self._source.read(size)
+
 
 class _Guarded(io.RawIOBase):
     """A decompressor whose complaints about its input are the user's errors, not ours."""
@@ -157,7 +166,8 @@ def decompress(stream: BinaryIO) -> BinaryIO:
         if not piece:
             break
         start += piece
-    whole = cast(BinaryIO, io.BufferedReader(_Prefixed(start, stream), CHUNK))
+    again = _Prefixed(start, stream)
+    whole = cast(BinaryIO, io.BufferedReader(again, CHUNK))
     name = sniff(start)
     plain: BinaryIO
     if name == "gzip":
@@ -169,7 +179,7 @@ def decompress(stream: BinaryIO) -> BinaryIO:
     elif name == "xz":
         plain = cast(BinaryIO, lzma.LZMAFile(whole))  # noqa: SIM115
     else:
-        return whole
+        return cast(BinaryIO, again)
     return cast(BinaryIO, _Guarded(plain, name))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pyengine.errors import InvalidParameter
 from pyengine.oci import platforms
-from pyengine.oci.image import Descriptor, Platform
+from pyengine.oci.image import Descriptor, Platform, parse_platform
 
 
 def platform(text: str) -> Platform:
@@ -66,3 +67,32 @@ def test_this_machine_prefers_the_highest_level_that_it_has() -> None:
     best = platforms.best_host_platform()
     entries = [Descriptor(digest=str(best), platform=best)]
     assert platforms.choose(entries, None) == entries
+
+
+@pytest.mark.parametrize(
+    ("text", "platform"),
+    [
+        ("linux/amd64", ("linux", "amd64", "")),
+        ("linux/ARM/v7", ("linux", "arm", "v7")),
+        ("aarch64", ("linux", "arm64", "")),
+        ("windows/x86_64", ("windows", "amd64", "")),
+        ("beos/z80", ("beos", "z80", "")),
+    ],
+)
+def test_names_of_platforms(text: str, platform: tuple[str, str, str]) -> None:
+    found = parse_platform(text)
+    assert (found.os, found.architecture, found.variant) == platform
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense", '"nonsense": unknown operating system or architecture: invalid argument'),
+        ("linux/a/b/c", '"linux/a/b/c": cannot parse platform specifier: invalid argument'),
+        ("linux/", '"" is an invalid component of "linux/": .*: invalid argument'),
+        ("a!/b", '"a!" is an invalid component of "a!/b": .*: invalid argument'),
+    ],
+)
+def test_what_is_no_platform(text: str, message: str) -> None:
+    with pytest.raises(InvalidParameter, match=message):
+        parse_platform(text)

@@ -177,7 +177,7 @@ async def test_unreadable_credentials_of_a_pull_count_for_nothing(
     [
         ("fromImage=UPPER", "must be lowercase"),
         ("fromImage=a&tag=@", "invalid tag format"),
-        ("fromImage=a&tag=1&platform=linux/a/b/c", "invalid platform"),
+        ("fromImage=a&tag=1&platform=linux/a/b/c", "cannot parse platform specifier"),
     ],
 )
 async def test_a_pull_that_cannot_be_meant_is_refused(

@@ -57,8 +57,9 @@ from pyengine.errors import (
     Unsupported,
 )
 from pyengine.hooks.manager import Hooks
-from pyengine.oci import security
+from pyengine.oci import platforms, security
 from pyengine.oci.facts import HostFacts
+from pyengine.oci.image import Platform, parse_platform
 from pyengine.oci.resources import from_host_config
 from pyengine.oci.spec import EngineOptions
 from pyengine.oci.validate import adapt, check_resources, check_settings
@@ -178,10 +179,12 @@ class Containers:
         if not (config.image or config.entrypoint or config.cmd):
             raise InvalidParameter("no command specified")
         image = self._images.runnable(config.image)
+        if platform:
+            _check_platform(config.image, image, parse_platform(platform))
         self._hooks.security_admit_image(config.image, image.id)
         merge_image(config, image.config)
         warnings = self._validate(config, host)
-        record = self._record(name, config, host, image, platform)
+        record = self._record(name, config, host, image)
         record.networks = self._sandboxes.plan(record, networking.endpoints_config or {})
         record.mounts = mounts.resolve(config, host, self.get)
         self._registry.reserve(record.name, record.id)
@@ -483,7 +486,7 @@ class Containers:
             raise InvalidParameter(problem, error.brief) from None
 
     def _record(
-        self, name: str, config: ContainerConfig, host: HostConfig, image: Image, platform: str
+        self, name: str, config: ContainerConfig, host: HostConfig, image: Image
     ) -> Container:
         id = names.new_id()
         host.network_mode = host.network_mode or "bridge"
@@ -511,7 +514,6 @@ class Containers:
             host_config=host,
             image=image.id,
             image_name=config.image,
-            platform=platform or "linux",
             base=image.chain[-1] if image.chain else "",
             layer=names.new_id(),
             drivers={"storage": storage, "runtime": host.runtime, "logging": log_driver},
@@ -608,6 +610,15 @@ def merge_image(config: ContainerConfig, image: ContainerConfig) -> None:
         config.exposed_ports = {**image.exposed_ports, **(config.exposed_ports or {})}
     if image.volumes:
         config.volumes = {**image.volumes, **(config.volumes or {})}
+
+
+def _check_platform(ref: str, image: Image, wanted: Platform) -> None:
+    """``NotFound``, so that clients pull the one that is wanted."""
+    if not platforms.runs(image.platform, wanted):
+        raise NotFound(
+            f"image with reference {ref} was found but does not match the specified platform: "
+            f"wanted {wanted}, actual: {image.platform}"
+        )
 
 
 def _creates(point: Any) -> bool:

@@ -83,21 +83,41 @@ def host_platform() -> Platform:
 
 
 def parse_platform(text: str) -> Platform:
-    """``linux/arm64/v8``, or a part of it, with this machine's values for the rest."""
-    known = {"linux", "windows", "darwin", "freebsd"}
-    aliases = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm"}
+    """``linux/arm64/v8``, or a part of it, with this machine's values for the rest.
+
+    ``InvalidParameter`` in Docker's words.
+    """
     parts = text.lower().split("/")
-    if not all(parts) or len(parts) > 3:
-        raise InvalidParameter(
-            f'"{text}" is an invalid platform', help="os[/architecture[/variant]]"
-        )
-    mine = host_platform()
+    if len(parts) > 3:
+        raise InvalidParameter(f'"{text}": cannot parse platform specifier: invalid argument')
+    for part in parts:
+        if not re.fullmatch(r"[a-z0-9_.-]+", part):
+            raise InvalidParameter(
+                f'"{part}" is an invalid component of "{text}": platform specifier component must '
+                'match "^[A-Za-z0-9_.-]+$": invalid argument'
+            )
     if len(parts) == 1:
-        if parts[0] in known:
+        mine = host_platform()
+        if parts[0] in _SYSTEMS:
             return Platform(os=parts[0], architecture=mine.architecture, variant=mine.variant)
-        return Platform(os="linux", architecture=aliases.get(parts[0], parts[0]))
+        architecture = _ALIASES.get(parts[0], parts[0])
+        if architecture not in _ARCHITECTURES:
+            raise InvalidParameter(
+                f'"{text}": unknown operating system or architecture: invalid argument'
+            )
+        return Platform(os="linux", architecture=architecture)
     variant = parts[2] if len(parts) == 3 else ""
-    return Platform(os=parts[0], architecture=aliases.get(parts[1], parts[1]), variant=variant)
+    return Platform(os=parts[0], architecture=_ALIASES.get(parts[1], parts[1]), variant=variant)
+
+
+#: What stands alone is one of these (https://pkg.go.dev/github.com/containerd/platforms).
+_SYSTEMS = frozenset({"linux", "windows", "darwin", "freebsd"})
+_ALIASES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386",
+            "armhf": "arm", "armel": "arm"}  # fmt: skip
+_ARCHITECTURES = frozenset(
+    {"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64"}
+    | {"ppc64le", "riscv64", "s390x", "wasm"}
+)
 
 
 class Descriptor(msgspec.Struct, rename="camel", omit_defaults=True):

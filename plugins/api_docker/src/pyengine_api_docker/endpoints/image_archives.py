@@ -52,6 +52,8 @@ async def create(call: Call) -> web.StreamResponse:
     """``fromSrc=-`` makes an image of a root filesystem in a tar stream; else it is an address."""
     query = call.query
     source = query["fromSrc"]
+    if not source:
+        raise InvalidParameter("fromImage or fromSrc must say where the image comes from")
     name = tag_of(query["repo"], query["tag"])
     message = query["message"] or f"Imported from {source}"
     wanted = query["platform"] if call.version >= 32 else ""

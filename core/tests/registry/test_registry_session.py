@@ -329,6 +329,16 @@ async def test_a_list_of_tags_that_is_none(repository: Open, answers: Answers, d
         await repository().tags()
 
 
+async def test_tags_do_not_go_on_elsewhere(
+    repository: Open, another: SmallRegistry, answers: Answers
+) -> None:
+    link = f'<http://{another.host}/v2/a/b/tags/list?last=x>; rel="next"'
+    answers("GET", "/tags/", answer(200, b'{"tags": ["x"]}', Link=link))
+    with pytest.raises(Unavailable, match="it goes on at"):
+        await repository().tags()
+    assert another.requests == []
+
+
 async def test_tags_that_never_end(repository: Open, answers: Answers) -> None:
     step = answer(200, b'{"tags": ["x"]}', Link='</v2/a/b/tags/list?last=x>; rel="next"')
     answers("GET", "/tags/", *(step for _ in range(50)))

@@ -187,6 +187,7 @@ class RegistryConfig:
             return known[1]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
         # As Docker does: a certificate that was put there is trusted whoever signed it, and a
         # private CA need not have every extension of RFC 5280.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

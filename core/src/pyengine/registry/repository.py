@@ -20,7 +20,7 @@ from pyengine.registry.auth import Scopes, repository_scope
 from pyengine.registry.download import Download, Ingest
 from pyengine.registry.failures import Failure
 from pyengine.registry.models import Credentials, RemoteManifest, parse_json
-from pyengine.registry.session import Session, read, reading, retrying
+from pyengine.registry.session import Session, origin, read, reading, retrying
 from pyengine.registry.upload import Upload, upload_location
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ class Repository:
 
         async def get(session: Session, attempts: int) -> None:
             download = Download(session, path, self._scopes, descriptor, ingest, progress, waiting)
-            await download.run(attempts)
+            # One cut is no reason to leave a mirror.
+            await download.run(max(attempts, 2))
             used.append(session)
 
         await self._each(get, avoid=used)
@@ -258,6 +259,8 @@ class Repository:
                 following = response.links.get("next")
                 page = str(following["url"]) if following else ""
                 body = parse_json(data)
+                if page and origin(page) != origin(str(response.url)):
+                    raise ValueError(f"it goes on at {page}")
                 found.update(dict.fromkeys(str(tag) for tag in body.get("tags") or []))
             except (ValueError, AttributeError, TypeError) as error:
                 raise Failure(f"{self.host} sent no list of tags: {error}") from error

@@ -127,7 +127,7 @@ class Transport:
                         f'{method.title()} "{first}": the registry redirects to {_short(target)}, '
                         "which is not https"
                     )
-                if _origin(target) != _origin(url):
+                if origin(target) != origin(url):
                     now.pop("Authorization", None)
                 if response.status == 303 or (response.status < 303 and method == "POST"):
                     method, body = "GET", None
@@ -207,14 +207,14 @@ class Session:
         """
         await self._greet()
         url = path if "://" in path else self.endpoint.url + path
-        ours = _origin(url) == _origin(self.endpoint.url)
+        ours = origin(url) == origin(self.endpoint.url)
         for last in (False, True):
             sent = await self._authorization(method, url, scopes) if ours else ""
             now = {**(headers or {}), **({"Authorization": sent} if sent else {})}
             async with self._transport.exchange(self.endpoint, method, url, now, body) as response:
                 self.answered = True
                 asked = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-                home = _origin(str(response.url)) == _origin(self.endpoint.url)
+                home = origin(str(response.url)) == origin(self.endpoint.url)
                 again = response.status == 401 and home and not last
                 if again and self.authorizer.refused(asked, sent, scopes):
                     continue
@@ -301,13 +301,14 @@ def join(base: str, location: str) -> str:
     """Where ``location`` points, seen from ``base``; :class:`Failure` if it is no address."""
     try:
         target = urljoin(base, location)
-        _origin(target)
+        origin(target)
     except ValueError as error:
         raise Failure(f"{_short(base)} points to {_short(location)!r}: {error}") from error
     return target
 
 
-def _origin(url: str) -> tuple[str, str, int]:
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what credentials belong to."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return parts.scheme, (parts.hostname or "").lower(), port

@@ -59,10 +59,7 @@ class _Prefixed(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
-        if self._prefix:
-            piece, self._prefix = self._prefix[: len(view)], self._prefix[len(view) :]
-        else:
-            piece = self._source.read(len(view))
+        piece = self.read(len(view))
         view[: len(piece)] = piece
         return len(piece)
 
@@ -70,10 +67,8 @@ class _Prefixed(io.RawIOBase):
         # No more is waited for than is there: a pipe may be slow.
         if size < 0:
             return self.readall()
-        if self._prefix:
-            piece, self._prefix = self._prefix[:size], self._prefix[size:]
-            return piece
-        return self._source.read(size)
+        piece, self._prefix = self._prefix[:size], self._prefix[size:]
+        return piece + self._source.read(size - len(piece)) if len(piece) < size else piece
 
 
 class _Guarded(io.RawIOBase):

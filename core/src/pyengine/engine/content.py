@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import errno
 import logging
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from pyengine.errors import Conflict, EngineError, NotFound
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.state.content import ContentStore, Ingest
 from pyengine.state.database import Change, Database, Delete, Put
 
@@ -195,7 +196,8 @@ class Content:
         The same purpose again, at the same time or after a failure, is the same lease. When its
         last holder ends well it is deleted, and what nobody else names goes. After an exception it
         stays for ``keep`` seconds, so that another attempt finds what this one has done; the same
-        holds if the daemon is killed.
+        holds if the daemon is killed. It does not stay if another attempt would fail like this one,
+        or for want of room.
         """
         record = self._leases.get(purpose)
         if record is None:
@@ -206,18 +208,18 @@ class Content:
                 record.expires, record.keep = 0.0, keep
                 await self._database.commit(Put(LEASES, purpose, record))
             yield Lease(self, record)
-        except BaseException:
-            await self._carry_through(self._leave(record, failed=True))
+        except BaseException as error:
+            await self._carry_through(self._leave(record, resumable=not _final(error)))
             raise
-        await self._carry_through(self._leave(record, failed=False))
+        await self._carry_through(self._leave(record, resumable=False))
 
-    async def _leave(self, record: LeaseRecord, failed: bool) -> None:
+    async def _leave(self, record: LeaseRecord, resumable: bool) -> None:
         self._holders[record.purpose] -= 1
         if self._holders[record.purpose] > 0:
             return
         del self._holders[record.purpose]
         try:
-            if failed and record.keep:
+            if resumable and record.keep:
                 record.expires = self._clock() + record.keep
                 await self._database.commit(Put(LEASES, record.purpose, record))
             else:
@@ -464,3 +466,10 @@ class Content:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         await asyncio.shield(task)
+
+
+def _final(error: BaseException) -> bool:
+    """Whether it is no use to go on later from where this ended."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, InvalidParameter)

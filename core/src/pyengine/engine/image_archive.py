@@ -101,6 +101,7 @@ class ImageArchive:
         self._lease = lease
         self._loop = loop
         self._json: dict[str, bytes] = {}
+        self._sizes: dict[str, int] = {}
         self._layers: dict[str, ArchivedLayer] = {}
         self._links: dict[str, str] = {}
         self._memory = 0
@@ -129,6 +130,7 @@ class ImageArchive:
     # -- members as they come ----------------------------------------------------------------
 
     def _member(self, name: str, size: int, tar: TarReader) -> None:
+        self._sizes[name] = size
         pieces = tar.data()
         start = b""
         while len(start) < min(size, _HEADER):
@@ -312,7 +314,7 @@ class ImageArchive:
         config = self._blob(manifest.config)
         if not _wanted(config, platform):
             return
-        layers = [self._layer(_path(layer)) for layer in manifest.layers]
+        layers = [self._described(layer) for layer in manifest.layers]
         same = [layer.digest for layer in layers] == [one.digest for one in manifest.layers]
         tags = []
         for name in names:
@@ -383,13 +385,14 @@ class ImageArchive:
             raise InvalidParameter(f"invalid archive: layer {posixpath.normpath(name)} is missing")
         return layer
 
+    def _described(self, descriptor: Descriptor) -> ArchivedLayer:
+        layer = self._layer(_path(descriptor))
+        _sized(descriptor, self._sizes[self._resolve(_path(descriptor))])
+        return layer
+
     def _blob(self, descriptor: Descriptor) -> bytes:
         data = self._read(_path(descriptor))
-        if len(data) != descriptor.size:
-            raise InvalidParameter(
-                f"invalid archive: blob {descriptor.digest} is {len(data)} bytes long",
-                f"its descriptor says {descriptor.size}",
-            )
+        _sized(descriptor, len(data))
         return data
 
 
@@ -449,6 +452,14 @@ def _is_tar(start: bytes) -> bool:
 
 def _path(descriptor: Descriptor) -> str:
     return f"blobs/sha256/{descriptor.digest.removeprefix('sha256:')}"
+
+
+def _sized(descriptor: Descriptor, size: int) -> None:
+    if size != descriptor.size:
+        raise InvalidParameter(
+            f"invalid archive: blob {descriptor.digest} is {size} bytes long",
+            f"its descriptor says {descriptor.size}",
+        )
 
 
 def _wanted(config: bytes, platform: Platform | None) -> bool:

@@ -226,11 +226,13 @@ def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
             "images of Docker's manifest schema 1 are not supported",
             help="ask its author to push it again as an OCI image or with manifest schema 2",
         )
-    if head.schema_version != 2:
-        raise InvalidParameter("invalid manifest", f"schemaVersion is {head.schema_version}")
     if media_type in _UNTYPED:
         media_type = head.media_type
-    elif head.media_type and head.media_type != media_type:
+    if media_type and media_type not in INDEX_TYPES | MANIFEST_TYPES:
+        raise InvalidParameter(f"unsupported manifest media type: {media_type}")
+    if head.schema_version != 2:
+        raise InvalidParameter("invalid manifest", f"schemaVersion is {head.schema_version}")
+    if head.media_type and head.media_type != media_type:
         raise InvalidParameter(
             "invalid manifest", f"its mediaType is {head.media_type}, announced was {media_type}"
         )
@@ -240,8 +242,6 @@ def parse_manifest(data: bytes, media_type: str = "") -> Manifest | Index:
         raise InvalidParameter("invalid manifest", "it has both manifests and layers")
     if not media_type:
         media_type = OCI_INDEX if is_index else OCI_MANIFEST
-    if media_type not in INDEX_TYPES | MANIFEST_TYPES:
-        raise InvalidParameter(f"unsupported manifest media type: {media_type}")
     if (media_type in INDEX_TYPES) != is_index:
         raise InvalidParameter("invalid manifest", f"it is not what {media_type} promises")
     if is_index:

@@ -17,6 +17,7 @@ from pyengine.errors import (
     Forbidden,
     InvalidParameter,
     NotFound,
+    Unavailable,
     Unsupported,
 )
 from pyengine.hooks import hookimpl
@@ -332,6 +333,7 @@ async def refused(world: World, registry: SmallRegistry, made: MadeImage) -> Eng
     with pytest.raises(EngineError) as caught:
         await pull(world, f"{registry.host}/bad:1")
     assert world.images.list() == []
+    assert world.content.list() == []
     return caught.value
 
 
@@ -383,6 +385,15 @@ async def test_a_configuration_without_end(world: World, registry: SmallRegistry
     manifest["config"]["size"] = 1 << 40
     made = made._replace(manifest=json.dumps(manifest).encode())
     assert "too large" in (await refused(world, registry, made)).message()
+
+
+async def test_a_layer_larger_than_the_disk(world: World, registry: SmallRegistry) -> None:
+    def enormous(layers: list[dict[str, Any]]) -> None:
+        layers[0]["size"] = 1 << 60
+
+    error = await refused(world, registry, image(descriptors=enormous))
+    assert "is too large" in error.message()
+    assert not registry.asked("GET", json.loads(image().manifest)["layers"][0]["digest"])
 
 
 async def test_the_name_of_nothing(world: World) -> None:
@@ -526,12 +537,17 @@ async def test_what_a_failed_pull_has_brought_is_kept_for_a_while(
 ) -> None:
     made = image()
     registry.add("a", "1", made)
-    del registry.blobs["a"][digest_of(made.layers[2])]
-    with pytest.raises(EngineError):
+
+    async def busy(request: web.Request) -> web.StreamResponse | None:
+        wanted = request.path.endswith(digest_of(made.layers[2]))
+        return web.Response(status=507) if wanted else None
+
+    registry.intercept = busy
+    with pytest.raises(Unavailable):
         await pull(world, f"{registry.host}/a:1")
     await world.content.collect()
     assert world.content.has(made.digest)
-    registry.blobs["a"][digest_of(made.layers[2])] = made.layers[2]
+    registry.intercept = None
     registry.requests.clear()
     await pull(world, f"{registry.host}/a:1")
     assert digest_of(made.config) not in str(registry.requests)
@@ -540,6 +556,17 @@ async def test_what_a_failed_pull_has_brought_is_kept_for_a_while(
     await world.images.remove(made.id, force=True)
     await world.content.collect()
     assert world.content.list() == []
+
+
+async def test_what_can_never_succeed_leaves_nothing(world: World, registry: SmallRegistry) -> None:
+    made = image()
+    registry.add("a", "1", made)
+    del registry.blobs["a"][digest_of(made.layers[2])]
+    with pytest.raises(NotFound):
+        await pull(world, f"{registry.host}/a:1")
+    assert world.content.list() == []
+    assert world.layers.all() == []
+    assert await world.content.fsck() == []
 
 
 async def test_wrong_bytes_are_fetched_again_and_given_up_at_last(

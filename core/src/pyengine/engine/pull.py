@@ -46,6 +46,8 @@ KEEP = 24 * 3600.0
 LARGEST_CONFIG = 8 << 20
 #: Seconds between two lines of a countdown.
 TICK = 1.0
+#: Errors that are about what is in the registry, or about what may be here.
+HOPELESS = (InvalidParameter, NotFound, Unsupported, Forbidden)
 #: An index may hold indexes, but nobody means more than this.
 DEEPEST_INDEX = 3
 
@@ -166,6 +168,7 @@ class _Pull:
         self._images = puller.images
         self._downloads = puller.downloads
         self._configs = puller.configs
+        self._attempts = puller.registries.config.limits.attempts
         self._find = puller.find
         self._audience = puller.audience
         self._repository = repository
@@ -185,10 +188,19 @@ class _Pull:
         if image is not None and image is before and self._fits(image):
             self._begin()
         else:
-            async with self._content.lease(f"pull {name}", keep=KEEP) as lease:
-                image = await self._bring(top, lease)
+            image = await self._leased(top)
         self._progress.message(f"Digest: {top.digest}")
         return before is None or before.id != image.id
+
+    async def _leased(self, top: Descriptor) -> Image:
+        """What has come stays for a while if this fails, unless no later attempt could succeed."""
+        hopeless: EngineError
+        async with self._content.lease(f"pull {self._name}", keep=KEEP) as lease:
+            try:
+                return await self._bring(top, lease)
+            except HOPELESS as error:
+                hopeless = error
+        raise hopeless
 
     def _fits(self, image: Image) -> bool:
         """An index may offer something better than what somebody pulled for another platform."""
@@ -280,6 +292,8 @@ class _Pull:
         """Bring blobs that are not unpacked."""
         await lease.hold(blob.digest for blob in blobs)
         missing = {blob.digest: blob for blob in blobs if not self._content.has(blob.digest)}
+        for blob in missing.values():
+            self._refuse_absurd(blob)
         for digest in dict.fromkeys(blob.digest for blob in blobs):
             self._announce(digest, there=digest not in missing)
         async with together() as group:
@@ -297,6 +311,7 @@ class _Pull:
         await lease.hold_layers(chain)
         missing = {one.digest: one for one in layers if not self._content.has(one.digest)}
         for layer in missing.values():
+            self._refuse_absurd(layer)
             await self._refuse_foreign(layer)
         unpacked = {layer.digest: True for layer in layers}
         for layer, chain_id in zip(layers, chain, strict=True):
@@ -361,6 +376,15 @@ class _Pull:
 
         return LayerSource(diff_id, blob, Meter(tell, id, "Extracting", layer.size), ready)
 
+    def _refuse_absurd(self, layer: Descriptor) -> None:
+        """A registry that never stops sending would fill the disk before it is found out."""
+        room = self._content.store.capacity()
+        if layer.size > room:
+            raise InvalidParameter(
+                f"layer {layer.digest} is too large",
+                f"it is said to have {layer.size} bytes, and the disk {room}",
+            )
+
     async def _refuse_foreign(self, layer: Descriptor) -> None:
         """What lies somewhere else is not fetched from there; some registries have it all the
         same."""
@@ -392,15 +416,16 @@ class _Pull:
             if left:
                 say(Line(f"Retrying in {left} second{'s' if left != 1 else ''}", id, bar=True))
 
-        attempt = 0
-        while (found := await self._try(blob, lease, say, waiting)) is None:
-            # The repository asks another mirror then, and has its word for too many of these.
-            attempt += 1
-            for left in range(attempt, 0, -1):
+        for attempt in range(1, self._attempts + 1):
+            found = await self._try(blob, lease, say, waiting)
+            if found is not None:
+                say(Line("Download complete", id, bar=True))
+                return found
+            # The repository asks another mirror then, if there is one.
+            for left in range(attempt if attempt < self._attempts else 0, 0, -1):
                 waiting(left)
                 await asyncio.sleep(TICK)
-        say(Line("Download complete", id, bar=True))
-        return found
+        raise InvalidParameter(f"filesystem layer verification failed for digest {blob.digest}")
 
     async def _try(
         self, blob: Descriptor, lease: Lease, say: Say, waiting: Callable[[float], None]

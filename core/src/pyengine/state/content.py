@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import threading
 from collections.abc import Collection
 from pathlib import Path
@@ -89,6 +90,10 @@ class ContentStore:
                 return hashlib.file_digest(file, "sha256").hexdigest() == digest[7:]
         except FileNotFoundError:
             raise NotFound(f"no such content: {digest}") from None
+
+    def capacity(self) -> int:
+        """Bytes of the whole disk, used ones too."""
+        return shutil.disk_usage(self._root.parent).total
 
     def sweep(self, known: Collection[str]) -> list[str]:
         """Delete blobs outside ``known`` and half-written ones; what was deleted. At start only:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from pyengine.archive import Whiteouts, pack, unpack
+from pyengine.archive.changes import changes
+from pyengine.contracts.storage import Change, ChangeKind
 from pyengine.errors import InvalidParameter
 from pyengine.linux import mounts, views
 from pyengine.testing.storage import directory, file, hard_link, symlink, tar
@@ -173,6 +175,26 @@ def test_what_no_path_can_name_is_an_error(root: Path) -> None:
     deep(root, 2100)
     with pytest.raises(OSError, match="too long"):
         pack(root, io.BytesIO())
+
+
+def test_changes_of_a_deep_tree(root: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "d").mkdir()
+    deep(root, 1500)
+    descriptors = [os.open(path, os.O_RDONLY) for path in (root, old)]
+    try:
+        found = changes(*descriptors)
+        assert len(found) == 1501
+        assert found[0] == Change("/d", ChangeKind.MODIFIED)
+        assert found[-1] == Change("/d" * 1500 + "/z", ChangeKind.ADDED)
+        subprocess.run(["rm", "-r", str(root / "d")], check=True)
+        deep(root, 2100)
+        with pytest.raises(OSError, match="too long"):
+            changes(*descriptors)
+    finally:
+        for fd in descriptors:
+            os.close(fd)
 
 
 def test_a_directory_that_moves_while_it_is_packed(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 from pyengine.archive.pack import is_opaque
 from pyengine.archive.whiteouts import Whiteouts, is_overlay_xattr
 from pyengine.contracts.storage import Change, ChangeKind
+from pyengine.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -22,19 +25,45 @@ def changes(new: int, old: int | None, whiteouts: Whiteouts = Whiteouts.PLAIN) -
 
     As Docker has it, a directory is modified if its mode or owner is, or something in it; its times
     do not count. A file copied up and left as it was is no change. A deleted directory is one
-    change, whatever was in it.
+    change, whatever was in it. ``OSError`` ENAMETOOLONG for what is too deep to be named by a path.
     """
-    found = list(_directory(new, old, "/", whiteouts, hidden=False))
-    return sorted(found, key=lambda change: change.path)
+    found: dict[str, ChangeKind] = {}
+    # By path, not by descriptor: a tree may be deeper than descriptors last. The tuple says whether
+    # an opaque directory is above, and whether ``old`` has the directory as well.
+    pending = [("", False, old is not None)]
+    while pending:
+        path, hidden, both = pending.pop()
+        with ExitStack() as opened:
+            here = _open(new, path)
+            if here is None:
+                continue  # somebody removed it meanwhile
+            opened.callback(os.close, here)
+            there = _open(old, path) if both and old is not None else None
+            if there is not None:
+                opened.callback(os.close, there)
+            hidden = hidden or (whiteouts.overlay and is_opaque(here, whiteouts))
+            pending += _directory(here, there, path, whiteouts, hidden, found)
+    # A directory with a change in it has changed.
+    for path in list(found):
+        above = os.path.dirname(path)
+        while above != "/" and above not in found:
+            found[above] = ChangeKind.MODIFIED
+            above = os.path.dirname(above)
+    return [Change(path, kind) for path, kind in sorted(found.items())]
 
 
 def _directory(
-    new: int, old: int | None, path: str, whiteouts: Whiteouts, hidden: bool
-) -> Iterator[Change]:
-    """``hidden``: an opaque directory is above, so names missing from ``new`` are deleted."""
+    new: int,
+    old: int | None,
+    above: str,
+    whiteouts: Whiteouts,
+    hidden: bool,
+    found: dict[str, ChangeKind],
+) -> Iterator[tuple[str, bool, bool]]:
+    """Add to ``found`` what differs in one directory; what is to be looked at next."""
     names = set(os.listdir(new))
     for name in names:
-        child = path + name
+        path = f"{above}/{name}"
         try:
             now = os.stat(name, dir_fd=new, follow_symlinks=False)
         except FileNotFoundError:
@@ -42,46 +71,29 @@ def _directory(
         was = _stat(old, name)
         if whiteouts.overlay and stat.S_ISCHR(now.st_mode) and now.st_rdev == 0:
             if was is not None:
-                yield Change(child, ChangeKind.DELETED)
+                found[path] = ChangeKind.DELETED
             continue
-        below: list[Change] = []
-        if stat.S_ISDIR(now.st_mode):
-            below = _inside(new, old, was, child, whiteouts, hidden)
         if was is None:
-            yield Change(child, ChangeKind.ADDED)
-        elif below or not _same(new, old, name, now, was):
-            yield Change(child, ChangeKind.MODIFIED)
-        yield from below
+            found[path] = ChangeKind.ADDED
+        elif not _same(new, old, name, now, was):
+            found[path] = ChangeKind.MODIFIED
+        if stat.S_ISDIR(now.st_mode):
+            yield path, hidden, was is not None and stat.S_ISDIR(was.st_mode)
     if old is not None and (hidden or not whiteouts.overlay):
         for name in os.listdir(old):
             if name not in names:
-                yield Change(path + name, ChangeKind.DELETED)
+                found[f"{above}/{name}"] = ChangeKind.DELETED
 
 
-def _inside(
-    new: int,
-    old: int | None,
-    was: os.stat_result | None,
-    path: str,
-    whiteouts: Whiteouts,
-    hidden: bool,
-) -> list[Change]:
-    name = os.path.basename(path)
+def _open(top: int, path: str) -> int | None:
+    """Directory ``path`` below ``top``; None if there is none, or a link on the way."""
     try:
-        new_fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=new)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    try:
-        hidden = hidden or (whiteouts.overlay and is_opaque(new_fd, whiteouts))
-        if old is None or was is None or not stat.S_ISDIR(was.st_mode):
-            return list(_directory(new_fd, None, path + "/", whiteouts, hidden))
-        old_fd = os.open(name, _DIRECTORY_FLAGS, dir_fd=old)
-        try:
-            return list(_directory(new_fd, old_fd, path + "/", whiteouts, hidden))
-        finally:
-            os.close(old_fd)
-    finally:
-        os.close(new_fd)
+        resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+        return openat2(top, path.lstrip("/") or ".", _DIRECTORY_FLAGS, 0, resolve)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
 
 
 def _stat(directory: int | None, name: str) -> os.stat_result | None:

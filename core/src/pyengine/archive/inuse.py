@@ -26,8 +26,16 @@ def mount_id(fd: int) -> int:
 def remove(parent: int, name: bytes, mount: int) -> None:
     """Remove ``name`` from directory ``parent``, which is in ``mount``, with all that is in it.
 
-    Raises ``OSError`` EBUSY for a mount point and leaves it; what came before it is gone.
+    Raises ``OSError`` EBUSY for a mount point and leaves it, and ENAMETOOLONG for what is hundreds
+    of directories deep; what came before it is gone.
     """
+    try:
+        _remove(parent, name, mount)
+    except RecursionError:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), name) from None
+
+
+def _remove(parent: int, name: bytes, mount: int) -> None:
     try:
         found = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     except FileNotFoundError:
@@ -43,7 +51,7 @@ def remove(parent: int, name: bytes, mount: int) -> None:
         os.close(found)
     try:
         for inside in os.listdir(directory):
-            remove(directory, os.fsencode(inside), mount)
+            _remove(directory, os.fsencode(inside), mount)
     finally:
         os.close(directory)
     os.rmdir(name, dir_fd=parent)

@@ -335,6 +335,22 @@ def test_explore_in_a_pipe_and_on_a_terminal(own: Pyengine, wasteful: str) -> No
     assert "bin/" in shown
 
 
+def test_explore_of_damaged_layers(own: Pyengine, plain: Registry) -> None:
+    layer = Layer(tar_of({"hurt": noise(5000, 9)}))
+    own.site.lab.put(plain, "hurt", "v1", Image([layer]))
+    name = plain.name("hurt:v1")
+    own("pull", "-q", name)
+    blob = own.site.engine.data / "content/blobs/sha256" / layer.descriptor(False).digest[7:]
+    blob.unlink()
+    missing = own("image", "explore", name, code=1).stderr
+    assert f"layer sha256:{blob.name} of image {name} is missing" in missing
+    blob.write_bytes(layer.data[:2000])
+    assert "damaged gzip stream" in own("image", "explore", name, code=1).stderr
+    blob.write_bytes(layer.data)
+    assert explored(own, name)["bytes"] == 5000
+    own("rmi", name)
+
+
 def test_explore_what_is_not_there(own: Pyengine) -> None:
     error = own("image", "explore", "nothing", code=1).stderr
     assert error == "Error response from daemon: No such image: nothing:latest\n"

@@ -278,3 +278,17 @@ def test_a_summary_names_whole_directories_once(four: History) -> None:
     assert paths(-1, 0) == ["/etc", "/old"]
     assert paths(0, 1) == ["/etc/a", "/new"]
     assert paths(1, 2) == ["/etc/a", "/new/1", "/old"]
+
+
+@pytest.mark.parametrize(("below", "layer"), [(-1, 0), (0, 1), (1, 2), (2, 3), (0, 2), (0, 3)])
+def test_a_sparse_difference_has_every_change(four: History, below: int, layer: int) -> None:
+    def found(sparse: bool) -> list[tuple[str, str, int]]:
+        top = difference(four, below, layer, sparse=sparse)
+        whole = ("added", "removed")
+        return [
+            (one.node.path, one.change, one.size if one.change in whole else 0)
+            for one in changes(top)
+        ]
+
+    assert found(sparse=True) == found(sparse=False)
+    assert {item.name for item in difference(four, 2, 3, sparse=True).children} == {"etc"}

@@ -29,6 +29,7 @@ LINES: list[dict[str, Any]] = [
     {"layer": {"digest": "sha256:c", "diff_id": "sha256:d", "size": 99}},
     {"path": "etc/a", "kind": "file", "size": 2000, "mode": 0o600, "uid": 3, "gid": 4},
     {"path": "opt", "kind": "whiteout"},
+    {"path": "etc", "kind": "directory", "mode": 0o700, "gid": 5},
     {"path": "dev", "kind": "directory", "mode": 0o755},
     {"path": "dev/null", "kind": "char", "mode": 0o666},
     {"path": "tab\there", "kind": "file", "size": 1, "mode": 0o644},
@@ -46,7 +47,7 @@ def test_the_text() -> None:
         "",
         "LAYER   ADDED   CHANGED   REMOVED   IN FILES   WASTED   COMPRESSED   CREATED BY",
         "0       6       0         0         4kB        4kB      1.23kB       ADD rootfs in /",
-        "1       4       1         3         2kB        0B       99B          ",
+        "1       4       2         3         2kB        0B       99B          ",
         "",
         "Layer 0: sha256:a",
         "  A /etc/  1kB in 2 files",
@@ -54,6 +55,7 @@ def test_the_text() -> None:
         "",
         "Layer 1: sha256:c",
         "  A /dev/  0B in 1 file",
+        "  C /etc/  0700 0:5",
         "  C /etc/a  2kB",
         "  D /opt/  3kB in 2 files",
         "  A /tab\\there  1B",
@@ -117,8 +119,9 @@ def test_the_document() -> None:
         "uid": 3, "gid": 4,
     } in layers[1]["changes"]  # fmt: skip
     assert {one["path"]: one["change"] for one in layers[1]["changes"]} == {
-        "/dev": "added", "/dev/null": "added", "/etc/a": "changed", "/opt": "removed",
-        "/opt/x": "removed", "/opt/y": "removed", "/tab\\there": "added", "/\\xff": "added",
+        "/dev": "added", "/dev/null": "added", "/etc": "changed", "/etc/a": "changed",
+        "/opt": "removed", "/opt/x": "removed", "/opt/y": "removed", "/tab\\there": "added",
+        "/\\xff": "added",
     }  # fmt: skip
 
 
@@ -179,6 +182,12 @@ def test_json(run: Callable[..., Any]) -> None:
 def test_wrong_words(run: Callable[..., Any]) -> None:
     assert run().exit_code == 2
     assert run("r/x:v1", "--format", "xml").exit_code == 2
+
+
+def test_an_error_of_the_engine_in_the_midst(run: Callable[..., Any]) -> None:
+    done = run("r/x:v1", lines=[*LINES[:4], {"error": "damaged gzip stream"}])
+    assert isinstance(done.exception, CommandError)
+    assert str(done.exception) == "damaged gzip stream"
 
 
 def test_an_answer_cut_short_is_an_error(run: Callable[..., Any]) -> None:

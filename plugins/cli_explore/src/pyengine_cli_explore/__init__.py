@@ -30,8 +30,7 @@ def explore(session: Session, image: str, format: str | None, plain: bool, full:
 
     history = source.read(session.client, image)
     if format == "json":
-        json.dump(report.document(history), sys.stdout, indent=2)
-        print()
+        print(json.dumps(report.document(history), indent=2))
     elif format == "text" or plain or full or not (sys.stdin.isatty() and sys.stdout.isatty()):
         for line in report.text(history, full=full):
             print(line)

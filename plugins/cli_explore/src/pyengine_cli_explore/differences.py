@@ -38,8 +38,13 @@ class Item:
         return not self.found.isdisjoint(wanted)
 
 
-def difference(history: History, below: int, layer: int) -> Item:
-    """The tree after ``layer`` with what differs from that after ``below`` (-1: from nothing)."""
+def difference(history: History, below: int, layer: int, *, sparse: bool = False) -> Item:
+    """The tree after ``layer`` with what differs from that after ``below`` (-1: from nothing).
+
+    ``sparse`` leaves out directories in which nothing differs: sizes and numbers of files are right
+    only for what is new or gone then.
+    """
+    concerned = range(below + 1, layer + 1)
     version = history.root.versions[0]
     top = Item(history.root, "unchanged", version)
     order = [top]
@@ -47,6 +52,8 @@ def difference(history: History, below: int, layer: int) -> Item:
         # grows while it is read: parents come before their children
         for name in sorted(item.node.children):
             node = item.node.children[name]
+            if sparse and node.layers.isdisjoint(concerned):
+                continue
             change = node.change(below, layer)
             if change is not None:
                 stands = node.at(layer) or node.at(below)

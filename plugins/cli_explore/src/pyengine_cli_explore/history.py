@@ -98,12 +98,14 @@ class Version:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A path: its name, its versions in order, and what was ever below it."""
+    """A path: its name, its versions in order, what was ever below it, and the ``layers`` that had
+    to do with it or something below it."""
 
     name: str
     parent: Node | None = None
     children: dict[str, Node] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
+    layers: set[int] = field(default_factory=set)
 
     @property
     def path(self) -> str:
@@ -113,6 +115,13 @@ class Node:
             parts.append(node.name)
             node = node.parent
         return "/" + "/".join(reversed(parts))
+
+    def touch(self, layer: int) -> None:
+        """Note that a layer has to do with it."""
+        node: Node | None = self
+        while node is not None and layer not in node.layers:
+            node.layers.add(layer)
+            node = node.parent
 
     @property
     def now(self) -> Version | None:
@@ -199,6 +208,7 @@ class History:
         parent = self._directory(directory, layer)
         assert parent is not None
         node = parent.children.setdefault(name, Node(name, parent))
+        node.touch(layer.index)
         if entry.kind == "directory":
             self._put_directory(node, entry, layer)
             return
@@ -255,6 +265,7 @@ class History:
             if version is None:
                 continue
             going += [(child, "removed") for child in node.children.values()]
+            node.touch(layer.index)
             version.last = layer.index
             if version.first == layer.index:
                 node.versions.pop()
@@ -307,6 +318,7 @@ class History:
     def _imply(self, parent: Node, name: str, layer: Layer) -> Node:
         """A directory that no entry has named yet."""
         node = parent.children.setdefault(name, Node(name, parent))
+        node.touch(layer.index)
         self._remove(node, layer, "overwritten")
         last = node.versions[-1] if node.versions else None
         if last is not None and last.kind == "directory" and last.last == layer.index:

@@ -61,13 +61,21 @@ def text(history: History, *, full: bool = False) -> Iterator[str]:
     for layer in history.layers:
         yield ""
         yield f"Layer {layer.index}: {layer.digest}"
-        top = difference(history, layer.index - 1, layer.index)
+        top = difference(history, layer.index - 1, layer.index, sparse=True)
         for item in changes(top) if full else summary(top):
-            slash = "/" if item.is_directory else ""
-            line = f"  {LETTERS[item.change]} {printable(item.node.path)}{slash}"
-            yield f"{line}  {size_text(item)}"
+            yield f"  {LETTERS[item.change]} {_line(item)}"
     yield ""
     yield from _wasted(history)
+
+
+def _line(item: Item) -> str:
+    path = printable(item.node.path)
+    if not item.is_directory:
+        return f"{path}  {size_text(item)}"
+    if item.change == "changed":
+        version = item.version
+        return f"{path}/  {version.mode:04o} {version.uid}:{version.gid}"
+    return f"{path}/  {size_text(item)}"
 
 
 def _wasted(history: History) -> Iterator[str]:
@@ -116,7 +124,7 @@ def document(history: History) -> dict[str, Any]:
 
 
 def _layer(history: History, layer: Layer) -> dict[str, Any]:
-    top = difference(history, layer.index - 1, layer.index)
+    top = difference(history, layer.index - 1, layer.index, sparse=True)
     return {
         "index": layer.index,
         "digest": layer.digest,

@@ -21,7 +21,8 @@ def read(client: Client, name: str) -> History:
 
 def history(lines: Iterable[dict[str, Any]]) -> History:
     """The lines of ``GET /pyengine/images/NAME/layers``: the image, then each layer with its
-    entries, lowest first, then ``end``. ValueError if that is missing."""
+    entries, lowest first, then ``end``. ValueError if that is missing; CommandError if it is an
+    ``error`` instead."""
     found = History()
     layer: Layer | None = None
     entries: list[Entry] = []
@@ -29,6 +30,8 @@ def history(lines: Iterable[dict[str, Any]]) -> History:
         if "path" in line:
             entries.append(Entry(**line))
             continue
+        if "error" in line:
+            raise CommandError(line["error"])
         if layer is not None:
             found.add(layer, entries)
         if "end" in line:

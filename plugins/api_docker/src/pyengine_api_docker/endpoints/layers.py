@@ -12,6 +12,7 @@ from aiohttp import web
 
 from pyengine.archive import decompress, list_layer
 from pyengine.engine.image_records import Image
+from pyengine.errors import EngineError, NotFound
 from pyengine.oci.image import History
 from pyengine_api_docker.http import Call
 from pyengine_api_docker.pipes import download
@@ -32,8 +33,9 @@ async def layers(call: Call) -> web.StreamResponse:
     ``{"image": {"id", "names"}}``; then for each layer, the lowest first,
     ``{"layer": {"digest", "diff_id", "size", "created", "created_by"}}`` (digest and size of the
     blob as it is kept, compressed), followed by a line for each of its entries: the fields of
-    :class:`pyengine.archive.Listed` but those that are 0 or empty; at last ``{"end": true}``. Names
-    that are no UTF-8 have surrogate escapes (``\\udc80``).
+    :class:`pyengine.archive.Listed` but those that are 0 or empty; at last ``{"end": true}``, or
+    ``{"error": "..."}`` where a blob is damaged. Names that are no UTF-8 have surrogate escapes
+    (``\\udc80``).
     """
     image = call.engine.images.get(call.name)
     head = {"image": {"id": image.id, "names": image.repo_tags or image.repo_digests}}
@@ -53,6 +55,12 @@ def _layers(call: Call, image: Image) -> list[_Layer]:
     if len(steps) != len(manifest.layers):
         # A history is a courtesy: nothing says which layer is whose.
         steps = [History()] * len(manifest.layers)
+    for blob in manifest.layers:
+        if not content.path(blob.digest).exists():
+            raise NotFound(
+                f"layer {blob.digest} of image {image.shown} is missing",
+                help="pull or load the image again",
+            )
     return [
         _Layer(
             content.path(blob.digest),
@@ -69,9 +77,16 @@ def _layers(call: Call, image: Image) -> list[_Layer]:
 
 
 def _write(out: BinaryIO, head: dict[str, Any], found: list[_Layer]) -> None:
-    for line in _lines(head, found):
-        # The standard library's encoder, because it can write lone surrogates.
-        out.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+    try:
+        for line in _lines(head, found):
+            _put(out, line)
+    except EngineError as error:
+        _put(out, {"error": error.message()})
+
+
+def _put(out: BinaryIO, line: dict[str, Any]) -> None:
+    # The standard library's encoder, because it can write lone surrogates.
+    out.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
 
 def _lines(head: dict[str, Any], found: list[_Layer]) -> Iterator[dict[str, Any]]:

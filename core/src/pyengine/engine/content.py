@@ -22,7 +22,14 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
+from pyengine.errors import (
+    Conflict,
+    EngineError,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    Unsupported,
+)
 from pyengine.state.content import ContentStore, Ingest
 from pyengine.state.database import Change, Database, Delete, Put
 
@@ -472,4 +479,4 @@ def _final(error: BaseException) -> bool:
     """Whether it is no use to go on later from where this ended."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, InvalidParameter)
+    return isinstance(error, (InvalidParameter, NotFound, Unsupported, Forbidden))

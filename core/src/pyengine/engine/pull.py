@@ -46,8 +46,6 @@ KEEP = 24 * 3600.0
 LARGEST_CONFIG = 8 << 20
 #: Seconds between two lines of a countdown.
 TICK = 1.0
-#: Errors that are about what is in the registry, or about what may be here.
-HOPELESS = (InvalidParameter, NotFound, Unsupported, Forbidden)
 #: An index may hold indexes, but nobody means more than this.
 DEEPEST_INDEX = 3
 
@@ -188,19 +186,10 @@ class _Pull:
         if image is not None and image is before and self._fits(image):
             self._begin()
         else:
-            image = await self._leased(top)
+            async with self._content.lease(f"pull {self._name}", keep=KEEP) as lease:
+                image = await self._bring(top, lease)
         self._progress.message(f"Digest: {top.digest}")
         return before is None or before.id != image.id
-
-    async def _leased(self, top: Descriptor) -> Image:
-        """What has come stays for a while if this fails, unless no later attempt could succeed."""
-        hopeless: EngineError
-        async with self._content.lease(f"pull {self._name}", keep=KEEP) as lease:
-            try:
-                return await self._bring(top, lease)
-            except HOPELESS as error:
-                hopeless = error
-        raise hopeless
 
     def _fits(self, image: Image) -> bool:
         """An index may offer something better than what somebody pulled for another platform."""

@@ -253,6 +253,19 @@ def test_what_a_pull_asks_for(engine: Any, pyengine: Run) -> None:
     assert pyengine("pull", "-a", "r/x:v1").err == "tag can't be used with --all-tags/-a\n"
 
 
+def test_a_platform_for_all(engine: Any, pyengine: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/arm64")
+    engine.routes["POST /images/create"] = answer()
+    engine.on("POST /containers/create", {"Id": "c1", "Warnings": []}, 201)
+    pyengine("pull", "-q", "r/x:v1")
+    pyengine("pull", "-q", "--platform", "linux/amd64", "r/x:v1")
+    pyengine("create", "r/x:v1")
+    queries = [request.query for request in engine.seen if request.method == "POST"]
+    assert [query.rpartition("platform=")[2] for query in queries] == [
+        "linux%2Farm64", "linux%2Famd64", "linux%2Farm64",
+    ]  # fmt: skip
+
+
 def test_what_a_push_asks_for(engine: Any, pyengine: Run) -> None:
     engine.routes["POST /images/r%2Fx/push"] = answer(
         {"status": "The push refers to repository [r/x]"},

@@ -335,10 +335,11 @@ def test_requests_carry_the_registry_s_credentials(
     pyengine("push", "-q", "r.example/a:b")
     pyengine("pull", "-q", "library/a")
     pyengine("pull", "-q", "other.example/a")
-    first, second, third = engine.requests("POST /images/create")
+    pyengine("create", "--pull", "always", "r.example/a:b")
+    first, second, third, fourth = engine.requests("POST /images/create")
     push = engine.requests("POST /images/r.example%2Fa/push")[0]
     whole = {"username": "u", "password": "p:q", "serveraddress": "r.example"}
-    assert sent_auth(first) == sent_auth(push) == whole
+    assert sent_auth(first) == sent_auth(fourth) == sent_auth(push) == whole
     assert sent_auth(second)["username"] == "a"
     assert sent_auth(third) == {}
 

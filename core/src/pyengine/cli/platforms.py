@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from pyengine.cli.client import CommandError
@@ -10,7 +11,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyengine.cli.flags import Options
+
 _COMPONENT = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def wanted(options: Options) -> str:
+    """``--platform`` of commands that bring an image in, which the environment can set for all."""
+    if "platform" in options.changed:
+        return str(options["platform"])
+    return os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
 
 
 def parse(text: str) -> dict[str, Any]:

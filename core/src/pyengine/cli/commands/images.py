@@ -239,7 +239,7 @@ def import_image(session: Session, options: Options, arguments: list[str]) -> No
         "fromSrc": source if remote else "-",
         "repo": repository,
         "message": options["message"],
-        "platform": options["platform"],
+        "platform": platforms.wanted(options),
         "changes": options["change"],
     }
     client = session.client

@@ -48,7 +48,7 @@ def pull(session: Session, options: Options, arguments: list[str]) -> None:
     progress.show_pull(
         session,
         image,
-        options["platform"],
+        platforms.wanted(options),
         quiet=options["quiet"],
         out=sys.stdout,
         all_tags=options["all-tags"],

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-from pyengine.cli import containerconfig, reference, streams
+from pyengine.cli import containerconfig, platforms, reference, streams
 from pyengine.cli.client import ApiError, Client, CommandError, NoEngine, quote
 from pyengine.cli.flags import Options, command
 from pyengine.cli.runflags import CREATE_FLAGS, RUN_FLAGS
@@ -89,13 +89,13 @@ def _id_file(path: str) -> Iterator[Callable[[str], None]]:
 def _pull(session: Session, options: Options, image: str) -> None:
     from pyengine.cli.progress import show_pull
 
-    show_pull(session, image, options["platform"], quiet=options["quiet"], out=sys.stderr)
+    show_pull(session, image, platforms.wanted(options), quiet=options["quiet"], out=sys.stderr)
 
 
 def create_container(session: Session, options: Options, body: dict[str, Any]) -> str:
     """Create, pulling the image first if it is missing and may be pulled. Returns the id."""
     client, image = session.client, body["Image"]
-    query = {"name": options["name"], "platform": options["platform"]}
+    query = {"name": options["name"], "platform": platforms.wanted(options)}
     rows, columns = streams.terminal_size()
     body["HostConfig"]["ConsoleSize"] = [rows, columns]
     with _id_file(options["cidfile"]) as write_id:

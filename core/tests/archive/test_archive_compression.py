@@ -173,3 +173,14 @@ def test_what_goes_wrong_behind_the_stream_is_raised_by_it(tmp_path: Path) -> No
     with pytest.raises(OSError, match="directory"):
         read(LayerStream(directory))
     os.close(directory)
+
+
+def test_a_stream_that_nobody_reads_is_closed(tmp_path: Path) -> None:
+    blob = tmp_path / "blob"
+    blob.write_bytes(gzip.compress(bytes(50_000_000)))
+    before = threading.active_count()
+    with blob.open("rb") as source:
+        stream = LayerStream(source.fileno())
+        stream.read(10)
+        stream.close()
+        assert threading.active_count() == before

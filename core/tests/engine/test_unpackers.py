@@ -29,7 +29,13 @@ from pyengine.testing.storage import context_for, directory, file, tar
 ID = "a" * 64
 LAYER = tar(directory("d"), file("d/f", b"x" * 10000), file("g", os.urandom(100_000)))
 Blob = Callable[[bytes], int]
-DIFF_ID = "sha256:" + hashlib.sha256(LAYER).hexdigest()
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+DIFF_ID = digest(LAYER)
 
 
 @pytest.fixture
@@ -114,6 +120,30 @@ async def test_a_layer(unpacking: Unpackers, driver: PlainStorage, blob: Blob) -
     upper = blob(tar(file("upper")))
     await unpacking.apply("b" * 64, ID, upper)
     assert driver.changes("b" * 64)[0].path == "/upper"
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+async def test_small_layers_need_no_worker(
+    unpacking: Unpackers, driver: PlainStorage, blob: Blob, compress: Callable[[bytes], bytes]
+) -> None:
+    layer = tar(file("f", b"x" * 1000))
+    seen: list[int] = []
+    source = blob(compress(layer))
+    done = await unpacking.apply(ID, None, source, diff_id=digest(layer), progress=seen.append)
+    assert (done.diff_id, done.size, done.usage) == (digest(layer), len(layer), driver.usage(ID))
+    assert pids(unpacking) == []
+    assert seen == [os.fstat(source).st_size]
+    for bad in (layer[:700], compress(layer)[:-5], b"x" * 5000):
+        with pytest.raises(InvalidParameter):
+            await unpacking.apply("b" * 64, None, blob(bad), diff_id=digest(layer))
+    assert not driver.exists("b" * 64)
+    assert {path for path in left_over(driver) if "b" * 64 in path} == set()
+    task = asyncio.create_task(unpacking.apply("c" * 64, None, source))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert {path for path in left_over(driver) if "c" * 64 in path} == set()
 
 
 async def test_a_pipe(unpacking: Unpackers, driver: PlainStorage) -> None:

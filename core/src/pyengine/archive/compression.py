@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import hashlib
 import io
 import lzma
@@ -227,7 +228,8 @@ class LayerStream(io.RawIOBase):
     A regular file is read from its beginning, whatever its offset; anything else as it comes. With
     ``diff_id``, a stream of another digest ends with ``DiffIdMismatch``: so nobody ever sees a
     complete stream of a wrong layer. ``progress`` is called with the number of bytes taken from
-    ``source``, on that thread. ``size`` and ``digest`` hold once the end was read.
+    ``source``, on that thread. ``size`` and ``digest`` hold once the end was read. Until then, or
+    until :meth:`close` has returned, ``source`` must stay open.
     """
 
     def __init__(
@@ -240,7 +242,18 @@ class LayerStream(io.RawIOBase):
         self._ended = False
         self.size = 0
         self.digest = ""
-        threading.Thread(target=self._work, name="decompress", daemon=True).start()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="decompress", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Return when nothing reads from ``source`` any more, which a pipe may delay."""
+        self._stopped = True
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                self._pieces.get_nowait()  # so that it is not held up by what nobody takes
+            self._thread.join(0.001)
+        super().close()
 
     def readable(self) -> bool:
         return True
@@ -267,7 +280,7 @@ class LayerStream(io.RawIOBase):
         digest = hashlib.sha256()
         try:
             plain = decompress(cast(BinaryIO, self._source))
-            while piece := plain.read(CHUNK):
+            while not self._stopped and (piece := plain.read(CHUNK)):
                 digest.update(piece)
                 self.size += len(piece)
                 self._pieces.put(piece)

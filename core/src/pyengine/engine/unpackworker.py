@@ -119,6 +119,19 @@ def failure(error: BaseException, driver: str) -> Failed:
     )
 
 
+def unpack(driver: StorageDriver, job: Job, layer: LayerStream, stages: bool) -> Done:
+    """Do ``job`` here and now."""
+    stream = cast(BinaryIO, layer)
+    usage = None
+    if stages:
+        failpoint("storage.stage")
+        driver.stage(job.id, stream)
+    else:
+        failpoint("storage.apply")
+        usage = driver.apply(job.id, job.parent, stream)
+    return Done(layer.digest, layer.size, usage)
+
+
 class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -141,25 +154,15 @@ class Worker:
             if not data:
                 return
             try:
-                report = self._work(driver, _decode_job(data), descriptors[0], setup.stages)
+                job = _decode_job(data)
+                layer = LayerStream(descriptors[0], job.diff_id, self._progress)
+                report = unpack(driver, job, layer, setup.stages)
             except BaseException as error:
                 # The thread behind the stream may still be at it, so this process has had its day.
                 self._send(failure(error, setup.driver))
                 return
             os.close(descriptors[0])
             self._send(report)
-
-    def _work(self, driver: StorageDriver, job: Job, source: int, stages: bool) -> Done:
-        layer = LayerStream(source, job.diff_id, self._progress)
-        stream = cast(BinaryIO, layer)
-        usage = None
-        if stages:
-            failpoint("storage.stage")
-            driver.stage(job.id, stream)
-        else:
-            failpoint("storage.apply")
-            usage = driver.apply(job.id, job.parent, stream)
-        return Done(layer.digest, layer.size, usage)
 
     def _progress(self, consumed: int) -> None:
         now = time.monotonic()

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from pyengine.config import Config
-from pyengine.errors import Forbidden, InvalidParameter, Unavailable
+from pyengine.errors import Forbidden, InvalidParameter, NotFound, Unavailable
 from pyengine.oci.image import Descriptor
 from pyengine.registry import session, upload
 from pyengine.registry.repository import Repository
@@ -230,6 +230,21 @@ async def test_a_blob_that_is_not_what_was_said(repository: Open) -> None:
     wrong = Descriptor(digest=BLOB.digest, size=5)
     with pytest.raises(InvalidParameter, match="digest invalid: provided digest did not match"):
         await push(repository(push=True), wrong, b"other")
+
+
+async def test_a_blob_that_is_shorter_than_was_said(repository: Open, answers: Answers) -> None:
+    seen = answers("PUT", "/uploads/")
+    with pytest.raises(Unavailable, match="ends at 2500000, not 2600000 bytes"):
+        await push(repository(push=True), Descriptor(digest=BLOB.digest, size=2_600_000))
+    assert len(seen) == 1
+
+
+async def test_a_blob_that_is_gone(repository: Open) -> None:
+    def open() -> io.BytesIO:
+        raise NotFound("no such content")
+
+    with pytest.raises(NotFound, match="no such content"):
+        await repository(push=True).upload(BLOB, open, lambda _: None)
 
 
 async def test_manifests(repository: Open, registry: SmallRegistry, answers: Answers) -> None:

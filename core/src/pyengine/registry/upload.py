@@ -70,6 +70,7 @@ class Upload:
         self._smallest = SMALLEST_CHUNK
         self._unsure = False
         self._deadline: asyncio.Timeout | None = None
+        self._broken: Exception | None = None
 
     async def run(self, attempts: int) -> None:
         """Raises :class:`Failure` after ``attempts`` tries in a row that got nowhere."""
@@ -183,9 +184,15 @@ class Upload:
     @asynccontextmanager
     async def _moving(self) -> AsyncIterator[None]:
         """Around a request with a body: :class:`Failure` when the registry takes no more of it."""
+        self._broken = None
         try:
             async with asyncio.timeout(None) as self._deadline:
                 yield
+        except Failure as failure:
+            # What goes wrong while bytes are made is not told by the connection that lacks them.
+            if self._broken is None:
+                raise
+            raise self._broken from failure
         except TimeoutError as error:
             text = f"{self._session.endpoint.host} stopped taking blob {self._digest}"
             raise Failure(text, temporary=True) from error
@@ -200,21 +207,23 @@ class Upload:
 
     def _body(self, start: int, end: int) -> Body:
         async def pieces() -> AsyncIterator[bytes]:
-            file = await asyncio.to_thread(self._open)
             try:
-                await asyncio.to_thread(file.seek, start)
-                at = start
-                while at < end:
-                    piece = await asyncio.to_thread(file.read, min(PIECE, end - at))
-                    if not piece:
-                        raise Failure(f"blob {self._digest} ends at {at}, not {self._size} bytes")
-                    self._expect(timing.STALL_TIMEOUT)
-                    yield piece
-                    self._expect(None)
-                    at += len(piece)
-                    self._progress(at)
-            finally:
-                file.close()
+                with await asyncio.to_thread(self._open) as file:
+                    await asyncio.to_thread(file.seek, start)
+                    at = start
+                    while at < end:
+                        piece = await asyncio.to_thread(file.read, min(PIECE, end - at))
+                        if not piece:
+                            text = f"blob {self._digest} ends at {at}, not {self._size} bytes"
+                            raise Failure(text)
+                        self._expect(timing.STALL_TIMEOUT)
+                        yield piece
+                        self._expect(None)
+                        at += len(piece)
+                        self._progress(at)
+            except Exception as error:
+                self._broken = error
+                raise
 
         return pieces
 

@@ -22,7 +22,7 @@ from pyengine.engine.calls import DriverCalls
 from pyengine.engine.content import Content, Lease
 from pyengine.engine.layers import Layers, LayerSource
 from pyengine.engine.unpackers import Unpacked
-from pyengine.errors import InvalidParameter, NotFound
+from pyengine.errors import Conflict, InvalidParameter, NotFound
 from pyengine.hooks.manager import Hooks
 from pyengine.oci.image import chain_ids
 from pyengine.state.content import ContentStore
@@ -65,7 +65,8 @@ class Driver(PlainStorage):
         self.log.append("sync")
 
     def remove(self, id: str) -> None:
-        assert id not in self.disk.values(), "it has children"
+        if id in self.disk.values():
+            raise Conflict("it has children")
         self.prepared.discard(id)
         self.disk.pop(id, None)
 
@@ -262,11 +263,11 @@ async def test_the_second_takes_over_when_the_first_ends_badly(world: World, how
 
 async def test_a_failure_leaves_what_was_finished_under_its_lease(world: World) -> None:
     world.workers.gates["layer 2"] = gate = asyncio.Event()
-    world.workers.failures["layer 2"] = [OSError(28, "no space")]
+    world.workers.failures["layer 2"] = [OSError(5, "broken disk")]
     task = asyncio.create_task(world.ensure("pull", keep=3600))
     await world.until(lambda: "finish 1" in world.driver.log)
     gate.set()
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match="broken disk"):
         await task
     assert world.driver.disk.keys() == set(IDS[:2])
     await world.again()
@@ -341,6 +342,21 @@ async def test_drop_removes_what_nobody_needs_top_first(world: World) -> None:
         world.images.clear()
     assert world.driver.disk == {}
     assert await world.layers.drop() == []
+
+
+async def test_a_layer_that_something_stands_on_goes_after_it(world: World) -> None:
+    await world.ensure("pull", 2)
+    world.driver.disk["container"] = IDS[1]
+    world.images.clear()
+    assert await world.layers.drop(CHAIN) == [CHAIN[1], CHAIN[0]]
+    assert world.layers.all() == []
+    assert world.driver.disk.keys() == {*IDS[:2], "container"}
+    # brought in again, it is not what is left any more
+    await world.ensure("again", 1)
+    world.driver.remove("container")
+    assert await world.layers.drop([]) == []
+    assert world.driver.disk == {IDS[0]: None}
+    assert await world.layers.fsck() == []
 
 
 async def test_a_layer_brought_in_beside_its_removal_is_there(world: World) -> None:

@@ -22,7 +22,7 @@ from pyengine.contracts.storage import LayerRecord, StorageCapability, StorageDr
 from pyengine.engine.background import Background
 from pyengine.engine.content import Content, Lease, Problem
 from pyengine.engine.image_records import Layer
-from pyengine.errors import EngineError, InvalidParameter, NotFound
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.oci.image import chain_id as chain_id_of
 from pyengine.oci.image import chain_ids
 from pyengine.state.database import Change, Database, Delete, Put
@@ -84,6 +84,8 @@ class Layers:
         self._layers = database.load(self._table, Layer)
         #: in place and not recorded yet, with the digest of the blob each came from
         self._finished: dict[str, tuple[Layer, str]] = {}
+        #: the driver's names of layers without a record, on which something still stood
+        self._left: list[str] = []
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         content.layers.append(self)
 
@@ -263,6 +265,8 @@ class Layers:
                 self.storage_id(layer.parent),
             )
         layer.size = usage.bytes
+        if layer.storage_id in self._left:
+            self._left.remove(layer.storage_id)
         self._finished[layer.chain_id] = layer, digest
 
     async def _record(self, chain: Sequence[str]) -> None:
@@ -303,7 +307,7 @@ class Layers:
             for chain_id in self._unused(candidates)
             if self._there(chain_id) and not self._lock(chain_id).locked()
         ]
-        if doomed:
+        if doomed or self._left:
             doomed = self._children_first(doomed)
             await self._to_the_end(self._remove(doomed))
         return doomed
@@ -316,13 +320,18 @@ class Layers:
             for chain_id in doomed:
                 self._finished.pop(chain_id, None)
                 self._layers.pop(chain_id, None)
-            await self._database.commit(*(Delete(self._table, chain_id) for chain_id in doomed))
-            await self._discard(*ids)
+            if doomed:
+                await self._database.commit(*(Delete(self._table, id) for id in doomed))
+            left, self._left = self._left, []
+            await self._discard(*ids, *left)
 
     async def _discard(self, *storage_ids: str) -> None:
         for storage_id in storage_ids:
             try:
                 await self._calls(self.driver.remove, storage_id)
+            except Conflict:
+                # A container's layer is on its way out; whoever removes that drops again.
+                self._left.append(storage_id)
             except (EngineError, OSError) as error:
                 # It has no record, so the next start's reconcile takes it away.
                 log.warning("layer %s could not be removed: %s", storage_id, error)

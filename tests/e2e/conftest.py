@@ -162,9 +162,9 @@ class Site:
 
     def fsck(self) -> list[str]:
         """What is wrong with blobs and layers."""
-        status, found = self.engine.api("POST", "/pyengine/content/fsck")
+        status, found = self.engine.api("GET", "/pyengine/content/fsck")
         assert status == 200, found
-        return [str(problem) for problem in found["Problems"]]
+        return [" ".join(problem.values()) for problem in found]
 
     def images(self) -> list[tuple[str, ...]]:
         """Ids, tags and digests."""

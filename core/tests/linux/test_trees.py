@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pyengine.archive import measure
 from pyengine.linux import inodeflags, syscalls
 from pyengine.linux.mountinfo import filesystem_of
-from pyengine.linux.trees import remove_tree
+from pyengine.linux.trees import directories, remove_tree
 
 
 def test_a_tree_goes_and_what_its_links_lead_to_stays(tmp_path: Path) -> None:
@@ -36,9 +37,44 @@ def test_deeper_than_a_path_or_a_stack(tmp_path: Path) -> None:
         os.close(fd)
         fd = inner
     os.close(fd)
+    count = 0
+    for fd, inside in directories(start):
+        count += 1
+        inside += os.listdir(fd)
+    assert count == 5001
+    assert measure(tmp_path) == (0, 5000)
     remove_tree(start, "d")
     assert os.listdir(start) == []
     os.close(start)
+
+
+def test_a_tree_that_changes_while_it_is_walked(tmp_path: Path) -> None:
+    for path in ("a/b/c", "gone", "file"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    root = os.open(tmp_path, os.O_RDONLY)
+    seen = []
+    for fd, inside in directories(root):
+        seen.append(sorted(os.listdir(fd)))
+        if len(seen) == 1:
+            inside += ["a", "gone", "file"]
+            (tmp_path / "gone").rmdir()
+            (tmp_path / "file").rmdir()
+            (tmp_path / "file").symlink_to("elsewhere")
+        else:
+            inside += os.listdir(fd)
+    assert seen[1:] == [["b"], ["c"], []]
+
+    def walk() -> None:
+        for fd, inside in directories(root):
+            names = os.listdir(fd)
+            inside += [name for name in names if name in "abc"]
+            if names == []:
+                (tmp_path / "a/b/c").rename(tmp_path / "elsewhere/c")
+
+    with pytest.raises(OSError, match="moved"):
+        walk()
+    os.close(root)
 
 
 def test_a_mount_in_the_tree_is_left_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from pyengine.archive.reader import (
@@ -24,6 +25,7 @@ from pyengine.archive.reader import (
 )
 from pyengine.archive.whiteouts import OPAQUE, WHITEOUT, Whiteouts, is_overlay_xattr
 from pyengine.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from pyengine.linux.trees import directories
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ZEROS = bytes(BLOCK)
@@ -163,17 +165,12 @@ def measure(root: str | os.PathLike[str]) -> tuple[int, int]:
     """Apparent bytes of regular files below ``root`` (each inode once), and number of inodes."""
     size = inodes = 0
     linked: set[tuple[int, int]] = set()
-    pending = [os.fspath(root)]
-    while pending:
-        # A running container may delete directories under our eyes.
-        with contextlib.suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                try:
-                    found = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
+    fd = os.open(root, _DIRECTORY_FLAGS)
+    try:
+        for directory, inside in directories(fd):
+            for name, found in _stats(directory):
                 if stat.S_ISDIR(found.st_mode):
-                    pending.append(entry.path)
+                    inside.append(name)
                 elif found.st_nlink > 1:
                     key = (found.st_dev, found.st_ino)
                     if key in linked:
@@ -182,7 +179,20 @@ def measure(root: str | os.PathLike[str]) -> tuple[int, int]:
                 inodes += 1
                 if stat.S_ISREG(found.st_mode):
                     size += found.st_size
+    except OSError as error:
+        # A running container moves directories under our eyes: so much will do until next time.
+        if error.errno != errno.EBUSY:
+            raise
+    finally:
+        os.close(fd)
     return size, inodes
+
+
+def _stats(directory: int) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                yield entry.name, entry.stat(follow_symlinks=False)
 
 
 class Packer:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from registries.images import Image, Index, Layer, noise, tar_of
+from registries.images import Artifact, Image, Index, Layer, noise, tar_of
 from registries.server import Registry
 
 if TYPE_CHECKING:
@@ -349,6 +349,13 @@ def test_explore_of_damaged_layers(own: Pyengine, plain: Registry) -> None:
     blob.write_bytes(layer.data)
     assert explored(own, name)["bytes"] == 5000
     own("rmi", name)
+
+
+def test_explore_what_is_no_image(own: Pyengine, plain: Registry) -> None:
+    own.site.lab.put(plain, "chart", "v1", Artifact())
+    own("pull", "-q", plain.name("chart:v1"))
+    error = own("image", "explore", plain.name("chart:v1"), code=1).stderr
+    assert f"{plain.name('chart:v1')} has no layers: it is no image" in error
 
 
 def test_explore_what_is_not_there(own: Pyengine) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from pyengine.archive import decompress, list_layer
 from pyengine.engine.image_records import Image
-from pyengine.errors import EngineError, NotFound
+from pyengine.errors import EngineError, InvalidParameter, NotFound
 from pyengine.oci.image import History
 from pyengine_api_docker.http import Call
 from pyengine_api_docker.pipes import download
@@ -38,6 +38,8 @@ async def layers(call: Call) -> web.StreamResponse:
     (``\\udc80``).
     """
     image = call.engine.images.get(call.name)
+    if image.artifact:
+        raise InvalidParameter(f"{image.shown} has no layers: it is no image", image.artifact)
     head = {"image": {"id": image.id, "names": image.repo_tags or image.repo_digests}}
     found = _layers(call, image)
 

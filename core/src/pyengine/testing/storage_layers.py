@@ -234,3 +234,15 @@ class LayerTests:
         for _ in range(2):
             bench.driver.remove(container)
             bench.driver.remove(id)
+
+    def test_a_deep_layer(self, bench: Bench) -> None:
+        deep = "d/" * 1500 + "file"
+        layer = bench.apply(file(deep, b"12345"))
+        assert (bench.driver.usage(layer).bytes, bench.driver.usage(layer).inodes) == (5, 1501)
+        with tarfile.open(fileobj=io.BytesIO(bench.diff(layer))) as archive:
+            assert archive.getnames()[-1] == deep
+        bench.driver.remove(layer)
+        bench.driver.sweep()
+        assert not bench.driver.exists(layer)
+        again = bench.apply(file(deep), file("d"))
+        assert set(bench.view(again)) == {"d"}

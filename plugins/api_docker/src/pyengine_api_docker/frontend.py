@@ -34,8 +34,8 @@ BACKLOG = 512
 #: Build arguments travel in the query and credentials in headers; Go's server takes 1 MiB in all.
 LONGEST_LINE = 1 << 20
 MOST_HEADERS = 1024
-#: What is wrong with the host, and no defect of the engine: said as it is.
-_HOST = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+#: What is wrong with the host or with a tree in it, and no defect of the engine: said as it is.
+_HOST = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENAMETOOLONG})
 
 
 class DockerFrontend(Frontend):

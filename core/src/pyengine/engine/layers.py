@@ -87,6 +87,8 @@ class Layers:
         #: the driver's names of layers without a record, on which something still stood
         self._left: list[str] = []
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._littered = False
+        self._sweeping: asyncio.Task[None] | None = None
         content.layers.append(self)
 
     async def start(self) -> None:
@@ -335,9 +337,15 @@ class Layers:
             except (EngineError, OSError) as error:
                 # It has no record, so the next start's reconcile takes it away.
                 log.warning("layer %s could not be removed: %s", storage_id, error)
-        self._background.run(
-            self._calls.within(SWEEP_DEADLINE, self.driver.sweep), "sweeping layers"
-        )
+        # One sweep at a time: many would keep the driver from everything else.
+        self._littered = True
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = self._background.run(self._sweep(), "sweeping layers")
+
+    async def _sweep(self) -> None:
+        while self._littered:
+            self._littered = False
+            await self._calls.within(SWEEP_DEADLINE, self.driver.sweep)
 
     def _unused(self, chain_ids: Iterable[str]) -> list[str]:
         used = {*self._users(), *self._content.leased_layers()}

@@ -33,7 +33,8 @@ from pyengine.engine.image_load import load_images
 from pyengine.engine.image_making import Gzip
 from pyengine.engine.image_save import save_images
 from pyengine.engine.progress import Progress
-from pyengine.errors import EngineError, InvalidParameter, NotFound, Unavailable
+from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound, Unavailable
+from pyengine.hooks import hookimpl
 from pyengine.oci import reference
 from pyengine.oci.image import Platform, chain_ids, parse_manifest
 from pyengine.testing.plain_storage import PlainStorage
@@ -328,6 +329,21 @@ async def test_one_bad_image_spoils_the_whole_archive(world: World) -> None:
     assert world.images.list(all=True) == before
 
 
+async def test_one_image_that_is_not_admitted_spoils_the_whole_archive(world: World) -> None:
+    class Guard:
+        @hookimpl
+        def security_admit_image(self, name: str, digest: str) -> None:
+            if name == "bad:1":
+                raise Forbidden("not here")
+
+    world.hooks.register(Guard(), "guard")
+    data = saved((config([BASE]), [BASE], ["good:1"]), (config([UPPER]), [UPPER], ["bad:1"]))
+    with pytest.raises(Forbidden):
+        await world.load(data)
+    assert world.images.list(all=True) == []
+    assert world.layers() == set()
+
+
 def _lies() -> dict[str, tuple[bytes, str]]:
     raw = config([BASE])
     files = layout(raw, [BASE], "docker.io/library/a:1")
@@ -355,6 +371,7 @@ def _lies() -> dict[str, tuple[bytes, str]]:
 
     without = {name: data for name, data in files.items() if name != layer}
     deep = b"[" * 100_000 + b"]" * 100_000
+    large = b"[" + b" " * (17 << 20)
     many = ",".join(['{"Config":"c","Layers":[]}'] * 2)
     return {
         "size of a manifest": (with_index(size=1), "its descriptor says 1"),
@@ -390,7 +407,7 @@ def _lies() -> dict[str, tuple[bytes, str]]:
         "a layer for JSON": (archive({"manifest.json": BASE}), "manifest.json"),
         "not JSON": (archive({"manifest.json": b"\0" * 700}), "manifest.json"),
         "large": (
-            archive({"manifest.json": b"[" + b" " * (17 << 20)}),
+            archive({"manifest.json": large}),
             "manifest.json is too large",
         ),
         "a list for an index": (archive({"index.json": b"[]"}), "invalid manifest"),

@@ -184,12 +184,3 @@ def test_killed_at_any_step(tmp_path: Path) -> None:
         assert store.blobs() == {wanted: 6000}
         assert store.partial() == []
     assert kills >= 4
-
-
-def test_sweep(tmp_path: Path) -> None:
-    store = ContentStore(tmp_path)
-    kept, gone = store.write(b"kept"), store.write(b"gone")
-    (tmp_path / "ingest" / "half").write_bytes(b"...")
-    assert set(store.sweep({kept})) == {gone[7:], "half"}
-    assert store.read(kept) == b"kept"
-    assert store.sweep({kept}) == []

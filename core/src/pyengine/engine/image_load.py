@@ -37,6 +37,8 @@ async def load_images(
         configs = [_checked(one) for one in found]
         for one, config in zip(found, configs, strict=True):
             await _unpack(images, one, config, lease, progress)
+        for one in found:
+            images.admit(digest(one.config), one.references)
         messages: list[str] = []
         ids: list[str] = []
         tagged = False
@@ -104,7 +106,7 @@ async def _install(
             )
     manifest = await _manifest(images, archived, lease)
     image = await images.install(
-        archived.config, archived.references, manifest=manifest, lease=lease
+        archived.config, archived.references, manifest=manifest, lease=lease, admitted=True
     )
     messages += [f"Loaded image: {name.familiar}" for name in archived.references]
     images.tell("load", image, image.id)

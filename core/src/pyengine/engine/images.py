@@ -256,11 +256,12 @@ class Images:
         manifest: str,
         lease: Lease,
         digests: Sequence[Reference] = (),
+        admitted: bool = False,
     ) -> Image:
         """Record an image whose manifest and layers are here, held by ``lease``.
 
         ``names`` are its from now on, and nobody else's; ``digests`` are references with a digest
-        under which a registry knows it. Plugins may refuse it.
+        under which a registry knows it. Plugins may refuse it, unless :meth:`admit` was called.
         """
         config = decode(raw_config, ImageConfig, "image configuration")
         id = digest(raw_config)
@@ -284,7 +285,8 @@ class Images:
             manifest=manifest,
             blobs=_named(manifest, parsed),
         )
-        self._admit(image, names)
+        if not admitted:
+            self.admit(id, names)
         await lease.hold([id])
         if not self.content.has(id):
             await self.content.add(raw_config, parsed.config.media_type or OCI_CONFIG, lease)
@@ -307,12 +309,13 @@ class Images:
             blobs=_named(manifest, parsed),
             artifact=parsed.artifact,
         )
-        self._admit(image, names)
+        self.admit(image.id, names)
         return await self._install(image, names, digests)
 
-    def _admit(self, image: Image, names: Sequence[Reference]) -> None:
-        for shown in [name.familiar for name in names] or [image.id]:
-            self._hooks.security_admit_image(shown, image.id)
+    def admit(self, id: str, names: Sequence[Reference]) -> None:
+        """Ask the plugins whether an image may come here; what they raise says no."""
+        for shown in [name.familiar for name in names] or [id]:
+            self._hooks.security_admit_image(shown, id)
 
     async def _install(
         self, image: Image, names: Sequence[Reference], digests: Sequence[Reference]

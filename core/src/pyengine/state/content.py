@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -94,16 +93,6 @@ class ContentStore:
     def capacity(self) -> int:
         """Bytes of the whole disk, used ones too."""
         return shutil.disk_usage(self._root.parent).total
-
-    def sweep(self, known: Collection[str]) -> list[str]:
-        """Delete blobs outside ``known`` and half-written ones; what was deleted. At start only:
-        nothing may be writing."""
-        removed = []
-        for digest in self.blobs():
-            if digest not in known:
-                self.remove(digest)
-                removed.append(digest[7:])
-        return removed + [partial.name for partial in self.partial() if self.drop(partial)]
 
     def remove(self, *digests: str) -> None:
         for digest in digests:

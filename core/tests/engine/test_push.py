@@ -157,6 +157,31 @@ async def test_another_registry_is_not_asked_to_mount(
     assert not [query for query in seen if "mount" in query]
 
 
+async def test_what_is_no_image_is_pushed_like_one(
+    world: World, registry: SmallRegistry, target: SmallRegistry
+) -> None:
+    made = make_image([b"chart"], manifest={"artifactType": "application/vnd.chart"})
+    kind = b"application/vnd.oci.empty.v1+json"
+    manifest = made.manifest.replace(b"application/vnd.oci.image.config.v1+json", kind)
+    made = made._replace(manifest=manifest)
+    registry.add("source", "1", made)
+    await world.puller.pull(reference.parse(f"{registry.host}/source:1"), Progress())
+    await world.images.tag(made.digest, reference.parse(f"{target.host}/a:1"))
+    said = texts(await push(world, f"{target.host}/a:1"))
+    assert f"{digest_of(made.layers[0])[7:19]}: Pushed" in said
+    assert target.tags["a"] == {"1": made.digest}
+    assert set(target.blobs["a"]) == {digest_of(made.config), digest_of(made.layers[0])}
+
+
+async def test_an_image_without_layers(
+    world: World, registry: SmallRegistry, target: SmallRegistry
+) -> None:
+    made = image(layers=0)
+    await here(world, registry, made, f"{target.host}/a:1")
+    await push(world, f"{target.host}/a:1")
+    assert target.tags["a"] == {"1": made.digest}
+
+
 async def test_all_tags(world: World, registry: SmallRegistry, target: SmallRegistry) -> None:
     one, two = image("one"), image("two")
     await here(world, registry, one, f"{target.host}/a:1")

@@ -177,7 +177,7 @@ class Site:
         for directory, _, names in os.walk(self.engine.data):
             place = os.path.relpath(directory, self.engine.data)
             place = re.sub(r"^overlay2/([0-9a-f]{64}|l/\w+)", "overlay2/*", place)
-            found += [f"{place}/{name}" for name in names if not name.startswith("state.db")]
+            found += [f"{place}/{name}" for name in names if not name.startswith("engine.db")]
         return sorted(found)
 
     def everything(self) -> tuple[list[tuple[str, ...]], list[str]]:

@@ -28,7 +28,7 @@ from tests.registries.server import Registry
 
 KILLS = 20
 EARLY = 17
-"""So many of them while blobs are still coming; the others at any moment after that."""
+"""So many of them while blobs are still coming; the others at any moment after the last of them."""
 
 RATE = 4_000_000
 """Bytes a second: the loopback is faster than anything that has to be interrupted."""
@@ -97,6 +97,11 @@ def filesystem(site: Site, name: str, place: Path) -> dict[str, Any]:
     return found
 
 
+def complete(proxy: ChaosProxy) -> set[str]:
+    """Blobs whose last byte is out."""
+    return {one.blob for one in proxy.blobs() if one.whole}
+
+
 def state(site: Site, name: str, place: Path) -> dict[str, Any]:
     seen = site.inspect(name)
     for changing in ("Metadata", "GraphDriver"):
@@ -132,13 +137,13 @@ def test_a_pull_killed_twenty_times(
         puller = start_pull(site, name)
         if kill >= EARLY:
             proxy.rate = 0
-            time.sleep(rng.uniform(0, 0.4))
+            assert eventually(lambda: complete(proxy) == set(blobs))
+            time.sleep(rng.uniform(0, 0.3))
             os.kill(pid, signal.SIGKILL)
         site.engine.wait()
         puller.communicate()
         proxy.disarm()
-        complete = {one.blob for one in proxy.blobs() if one.whole}
-        early += complete != set(blobs)
+        early += complete(proxy) != set(blobs)
         site.engine.start()
     assert early >= 15
 

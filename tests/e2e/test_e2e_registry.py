@@ -80,7 +80,7 @@ def credentials(registry: Registry) -> dict[str, str]:
 # -- in every set-up -------------------------------------------------------------------------------
 
 
-def test_push_and_pull(site: Site, registry: Registry) -> None:
+def test_push_and_pull(site: Site, registry: Registry, tmp_path: Path) -> None:
     login(site, registry)
     name = registry.name("team/box:1")
     site.make(name)
@@ -90,6 +90,8 @@ def test_push_and_pull(site: Site, registry: Registry) -> None:
     seen = site.lab.inspect(registry, "team/box:1")
     manifest = site.lab.raw(registry, "team/box:1")
     assert (seen["Digest"], str(len(manifest))) == digest[0]
+    # This reads every blob, and verifies it.
+    site.lab.copy(f"docker://{name}", f"dir:{tmp_path / 'copy'}", of=registry)
     was = site.inspect(name)
     assert json.loads(manifest)["config"]["digest"] == was["Id"]
     assert site.inspect(name)["RepoDigests"] == [f"{registry.name('team/box')}@{seen['Digest']}"]
@@ -150,7 +152,11 @@ def test_distribution_and_manifest_inspect(site: Site, registry: Registry) -> No
     assert [layer["digest"] for layer in manifest["layers"]] == seen["Layers"]
 
 
-def test_layers_that_are_there_already_are_not_sent(site: Site, registry: Registry) -> None:
+@pytest.mark.parametrize("setup", ["plain", "token"])
+def test_layers_that_are_there_already_are_not_sent(
+    site: Site, registries: dict[str, Registry], setup: str
+) -> None:
+    registry = registries[setup]
     login(site, registry)
     first, second = registry.name("first/of:1"), registry.name("second/of:1")
     site.make(first)

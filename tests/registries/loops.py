@@ -68,6 +68,10 @@ class NamespaceLoop:
         async def stop() -> None:
             for runner in self._runners:
                 await runner.cleanup()
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
 
         self.run(stop())
         self._loop.call_soon_threadsafe(self._loop.stop)

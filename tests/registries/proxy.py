@@ -164,8 +164,10 @@ class ChaosProxy:
                 self._hang_up(request)
             entry.status = found.status
             response = web.StreamResponse(status=found.status, headers=_passed_on(found.headers))
-            await response.prepare(request)
-            await self._pass(request, response, found, entry, fault)
+            # A client that goes away is what many a test is about.
+            with contextlib.suppress(ConnectionError):
+                await response.prepare(request)
+                await self._pass(request, response, found, entry, fault)
             return response
 
     async def _pass(

@@ -179,6 +179,18 @@ async def test_a_moved_tag_leaves_its_old_image_without_one(
     assert world.images.get(old.id).repo_digests == [f"{registry.host}/a@{old.digest}"]
 
 
+async def test_a_pull_brings_back_what_was_lost(world: World, registry: SmallRegistry) -> None:
+    made = image()
+    registry.add("a", "1", made)
+    await pull(world, f"{registry.host}/a:1")
+    world.content.path(digest_of(made.layers[1])).unlink()
+    await world.again()
+    assert await world.content.fsck() != []
+    await pull(world, f"{registry.host}/a:1")
+    assert await world.content.fsck() == []
+    assert world.content.path(digest_of(made.layers[1])).read_bytes() == made.layers[1]
+
+
 async def test_another_tag_of_a_known_image_brings_nothing(
     world: World, registry: SmallRegistry
 ) -> None:

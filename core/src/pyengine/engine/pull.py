@@ -183,7 +183,7 @@ class _Pull:
         before = self._find(str(name))
         top = await self._repository.resolve(name.digest or name.tag)
         image = self._find(str(name._replace(tag="", digest=top.digest)))
-        if image is not None and image is before and self._fits(image):
+        if image is not None and image is before and self._fits(image) and self._whole(image):
             self._begin()
         else:
             async with self._content.lease(f"pull {self._name}", keep=KEEP) as lease:
@@ -196,6 +196,14 @@ class _Pull:
         if self._platform is not None:
             return platforms.same(image.platform, self._platform)
         return platforms.runs(image.platform, platforms.best_host_platform())
+
+    def _whole(self, image: Image) -> bool:
+        """A pull is also how one repairs what a damaged disk has lost."""
+        return (
+            bool(image.manifest)
+            and all(map(self._content.has, image.blobs))
+            and all(map(self._layers.has, image.chain))
+        )
 
     def _begin(self) -> None:
         """The first line: from here on errors are lines, too."""
@@ -220,7 +228,7 @@ class _Pull:
         config = decode(raw, ImageConfig, "image configuration")
         _check(config, manifest)
         known = self._find(manifest.config.digest)
-        if known is None or known.manifest != chosen:
+        if known is None or known.manifest != chosen or not self._whole(known):
             await self._unpack(manifest.layers, config.diff_ids, lease)
         image = await self._images.install(
             raw, names, manifest=chosen, digests=digests, lease=lease

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from secrets import token_hex
 from typing import BinaryIO
 
@@ -85,12 +86,13 @@ async def _unpack(
     for layer, diff_id, chain_id in zip(archived.layers, config.diff_ids, chain, strict=True):
         blob: asyncio.Future[str] = loop.create_future()
         blob.set_result(layer.digest)
-        meter = None
+        meter = ready = None
         if progress is not None and not images.layers.has(chain_id):
             stored = images.content.get(layer.digest)
             size = stored.size if stored is not None else 0
             meter = Meter(progress.put, diff_id[7:19], "Loading layer", size)
-        sources.append(LayerSource(diff_id, blob, meter))
+            ready = partial(meter, size)
+        sources.append(LayerSource(diff_id, blob, meter, ready))
     await images.layers.ensure(sources, lease)
 
 

@@ -6,7 +6,7 @@ from tests.compare.cases.common import case
 from tests.compare.steps import api, data, docker, quiet
 
 #: dockerd tells some of this only if it takes long enough.
-BRIEF = ((r"(?m)^[0-9a-f]{12}: (Waiting|Verifying Checksum)\n", ""),)
+BRIEF = ((r"(?m)^[0-9a-f]{12}: (Waiting|Verifying Checksum|Download complete)\n", ""),)
 
 #: Manifests are spaced in different ways.
 SIZES = ((r"(?m) size: \d+$", " size: <n>"),)

@@ -156,6 +156,7 @@ class Lifecycle:
             return
         live.record.phase = "still"
         try:
+            await self._registry.save(live)
             await self._pause(live)
             yield
         finally:

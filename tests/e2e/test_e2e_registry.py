@@ -280,6 +280,10 @@ def test_no_credential_is_in_the_log_of_the_daemon(
     secrets = {PASSWORD, "wrong-secret", base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
     for entry in json.loads((site.config / "config.json").read_text())["auths"].values():
         secrets |= {value for value in entry.values() if value}
+    tokens = registries["token"].tokens
+    assert tokens is not None
+    assert tokens.issued
+    secrets |= tokens.issued
     log = site.engine.log.read_text()
     assert log
     assert [secret for secret in secrets if secret in log] == []

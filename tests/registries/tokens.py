@@ -49,7 +49,8 @@ class Grant:
 class TokenService:
     """Users with passwords; what a user may do is ``actions``; nobody may pull from ``public/``.
 
-    ``lifetime``: seconds that a token holds, as ``expires_in`` says. ``log`` lists the grants.
+    ``lifetime``: seconds that a token holds, as ``expires_in`` says. ``log`` lists the grants,
+    ``issued`` has every token that went out.
     """
 
     issuer = "tokens.test"
@@ -60,6 +61,7 @@ class TokenService:
         self.actions: dict[str, set[str]] = {name: {"pull", "push", "*"} for name in users}
         self.lifetime = lifetime
         self.log: list[Grant] = []
+        self.issued: set[str] = set()
         self._refresh: dict[str, str] = {}
         ca = CA()
         self.certificate = ca.cert_pem.bytes()
@@ -105,6 +107,7 @@ class TokenService:
         access = [self._allowed(account, scope) for scope in scopes]
         self.log.append(Grant(request.method, grant, account, asked, access))
         token = self.sign(account, access)
+        self.issued.add(token)
         answer: dict[str, Any] = {
             "token": token,
             "access_token": token,
@@ -114,6 +117,7 @@ class TokenService:
         }
         if wants_refresh and account:
             refresh = secrets.token_urlsafe(20)
+            self.issued.add(refresh)
             self._refresh[refresh] = account
             answer["refresh_token"] = refresh
         if request.method == "POST":

@@ -21,7 +21,7 @@ import pytest
 from pyengine.engine import unpackers
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.unpackers import DiffIdMismatch, Unpackers
-from pyengine.errors import EngineError, InvalidParameter, NotFound, Unsupported
+from pyengine.errors import EngineError, InvalidParameter, NotFound, Unavailable, Unsupported
 from pyengine.linux import syscalls
 from pyengine.testing.plain_storage import PlainStorage
 from pyengine.testing.storage import context_for, directory, file, tar
@@ -252,6 +252,20 @@ async def test_a_cancelled_call_leaves_nothing(unpacking: Unpackers, driver: Pla
         await task
     assert not os.path.exists(f"/proc/{pid}")
     assert left_over(driver) == []
+
+
+async def test_closing_ends_what_is_under_way(unpacking: Unpackers, driver: PlainStorage) -> None:
+    pipe = Pipe(LAYER[:60_000])
+    going = asyncio.create_task(unpacking.apply(ID, None, pipe.fd))
+    while not pids(unpacking):
+        await asyncio.sleep(0.01)
+    await unpacking.close()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await going
+    with pytest.raises(Unavailable, match="shutting down"):
+        await unpacking.apply(ID, None, pipe.fd)
+    assert not driver.exists(ID)
+    assert not pids(unpacking)
 
 
 async def test_killed_over_a_pipe(unpacking: Unpackers, driver: PlainStorage) -> None:

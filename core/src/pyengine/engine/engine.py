@@ -173,6 +173,9 @@ class Engine:
         self.lifecycle.closing = True
         if self._healer is not None:
             self._healer.cancel()
+        # First: a request that unpacks layers ends when its workers do.
+        for unpackers in self._unpackers:
+            await unpackers.close()
         for frontend in self._frontends:
             await frontend.stop(0.3)
         running = [live for live in self._registry if live.shim is not None]
@@ -191,8 +194,6 @@ class Engine:
                 Cgroup(self._cgroup_parent).remove_empty()
         await self.usage.close()
         await self.registries.close()
-        for unpackers in self._unpackers:
-            await unpackers.close()
         self.events.close()
         await self.supervisor.close(keep_shims=True)
         self.database.close()

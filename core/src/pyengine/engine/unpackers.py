@@ -28,7 +28,7 @@ from pyengine.contracts.storage import StorageCapability, StorageDriver, Usage
 from pyengine.engine import unpackworker
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.unpackworker import Done, Failed, Job, Progress, Setup
-from pyengine.errors import EngineError, Unsupported
+from pyengine.errors import EngineError, Unavailable, Unsupported
 
 __all__ = ["DiffIdMismatch", "Unpacked", "Unpackers"]
 
@@ -66,6 +66,7 @@ class Unpackers:
         self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
         self._background: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     async def stage(
         self,
@@ -122,7 +123,8 @@ class Unpackers:
             self._release(worker)
 
     async def close(self) -> None:
-        """End all workers; calls under way fail."""
+        """End all workers; calls under way fail with ``Unavailable``, and so do later ones."""
+        self._closing = True
         for worker in list(self._workers):
             worker.kill()
         for worker in list(self._workers):
@@ -175,6 +177,8 @@ class Unpackers:
     async def _attempt(
         self, job: Job, source: int, progress: Callable[[int], None] | None
     ) -> Unpacked:
+        if self._closing:
+            raise Unavailable("the engine is shutting down")
         worker = self._idle.pop() if self._idle else self._start()
         try:
             done = await worker.work(job, source, progress)
@@ -182,6 +186,8 @@ class Unpackers:
             worker.kill()
             await self._shielded(self._clear(worker, job.id))
             if isinstance(error, _Killed):
+                if self._closing:
+                    raise Unavailable("the engine is shutting down") from None
                 raise _Killed(
                     "the process that unpacked a layer was killed",
                     worker.end,
@@ -210,7 +216,9 @@ class Unpackers:
     async def _remove(self, id: str) -> None:
         try:
             await self._calls(self._driver.remove, id)
-            await self._calls.within(CLEARING, self._driver.sweep)
+            # Deleting may take long: the next start has the time.
+            if not self._closing:
+                await self._calls.within(CLEARING, self._driver.sweep)
         except (EngineError, OSError) as error:
             # The next start's reconcile takes it away.
             log.warning("half-made layer %s could not be removed: %s", id, error)

@@ -159,14 +159,15 @@ async def make_layer(
         await asyncio.wait([unpacking])
         # Whoever still writes fails now; whoever waits for a client ends with it.
         os.close(source)
-        producing.add_done_callback(lambda task: _put_away(task, sink, ingest))
+        loop = asyncio.get_running_loop()
 
+        def put_away(producing: asyncio.Task[None]) -> None:
+            if not producing.cancelled():
+                producing.exception()
+            sink.close()
+            loop.run_in_executor(None, ingest.close)
 
-def _put_away(producing: asyncio.Task[None], sink: io.FileIO, ingest: Ingest) -> None:
-    if not producing.cancelled():
-        producing.exception()
-    sink.close()
-    ingest.close()
+        producing.add_done_callback(put_away)
 
 
 async def make_manifest(

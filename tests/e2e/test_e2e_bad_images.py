@@ -435,21 +435,13 @@ def test_nothing_is_written_outside_of_the_root(
 
 
 def test_a_hundred_thousand_entries_of_one_name(site: Site, tmp_path: Path) -> None:
-    """The last one counts, or it is refused; it takes seconds and no memory to speak of."""
+    """Refused, at once and without memory to speak of."""
     block = entry("again", size=4).tobuf() + b"data" + bytes(508)
     tar = block * 100_000 + bytes(1024)
     before = resident(site)
     path = with_tar(tar, "zstd").archive(tmp_path / "many.tar")
-    done = site("load", "-i", str(path), check=False, timeout=60)
+    site.fails("load", "-i", str(path), says="over 1000 entries replace earlier ones")
     assert resident(site) - before < 100 << 20
-    if done.returncode:
-        is_clear(done.stderr, ("again", "entries"))
-        return
-    container = site.out("create", "bad:1", "x")
-    site("cp", f"{container}:/again", str(tmp_path / "again"))
-    assert (tmp_path / "again").read_bytes() == b"data"
-    site("rm", container)
-    site("rmi", "bad:1")
 
 
 def resident(site: Site) -> int:

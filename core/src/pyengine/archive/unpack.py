@@ -47,6 +47,10 @@ _MAX_PARENTS = 64
 #: Access rights that a directory gives to what is made in it, whatever that asks for.
 _ACL = "system.posix_acl_default"
 
+#: A layer that names a file twice is sloppy; one that goes on doing so means harm. Directories do
+#: not count: archives put together of others name theirs again and again.
+MOST_REPLACED = 1000
+
 #: errno values that say the archive is wrong, not the disk.
 _ARCHIVE_FAULTS = frozenset(
     (
@@ -88,8 +92,9 @@ def unpack(
     ``keep_mounts``: ``OSError`` EBUSY where a mount point would be replaced; for trees in use.
     ``rename``: gives every entry, and what hard links name, the name that it is to have.
 
-    Raises ``InvalidParameter`` naming the entry for a bad archive, ``OSError`` for the disk's
-    failures. What was unpacked until then stays.
+    Raises ``InvalidParameter`` naming the entry for a bad archive, or for a layer in which over
+    :data:`MOST_REPLACED` entries replace earlier ones; ``OSError`` for the disk's failures. What
+    was unpacked until then stays.
     """
     fd = os.open(root, _DIRECTORY_FLAGS) if not isinstance(root, int) else os.dup(root)
     try:
@@ -155,6 +160,7 @@ class _Unpacker:
         # Times of directories come last: filling a directory changes them.
         self._directories: dict[bytes, tuple[int, int]] = {}
         self._unpacked: set[bytes] = set()
+        self._replaced = 0
         # What a new file has by itself, so that nothing need be said about it. In some directories
         # ("special") it has another group, and in some trees another mode than was asked for.
         self._own = (os.geteuid(), os.getegid())
@@ -223,6 +229,8 @@ class _Unpacker:
                 f"invalid tar entry {_shown(entry.name)}", f"unknown type {_shown(entry.type)}"
             )
         if self._whiteouts is Whiteouts.APPLY:
+            if path in self._unpacked and entry.type != DIRECTORY:
+                self._count_replaced(name)
             self._unpacked.add(path)
 
     def _check_kind(self, entry: Entry, parent: int, path: bytes, name: bytes) -> None:
@@ -272,7 +280,7 @@ class _Unpacker:
         try:
             fd = os.open(name, _FILE_FLAGS, mode, dir_fd=parent)
         except FileExistsError:
-            self._remove(parent, name)
+            self._make_way(parent, name)
             fd = os.open(name, _FILE_FLAGS, mode, dir_fd=parent)
         try:
             if entry.segments is not None:
@@ -400,8 +408,22 @@ class _Unpacker:
         try:
             make()
         except FileExistsError:
-            self._remove(parent, name)
+            self._make_way(parent, name)
             make()
+
+    def _make_way(self, parent: int, name: bytes) -> None:
+        """Remove what an entry replaces. In a new layer that is an earlier entry."""
+        if self._whiteouts.overlay:
+            self._count_replaced(name)
+        self._remove(parent, name)
+
+    def _count_replaced(self, name: bytes) -> None:
+        self._replaced += 1
+        if self._replaced > MOST_REPLACED:
+            raise InvalidParameter(
+                f"invalid tar entry {_shown(name)}",
+                f"over {MOST_REPLACED} entries replace earlier ones of the archive",
+            )
 
     def _remove(self, parent: int, name: bytes) -> None:
         try:

@@ -18,8 +18,8 @@ from pyengine.contracts.volume import VolumeDriver, VolumeRecord
 from pyengine.engine import calls as calls_module
 from pyengine.engine import events as events_module
 from pyengine.engine.calls import DriverCalls
+from pyengine.engine.containers.logs import follow_log
 from pyengine.engine.events import Events
-from pyengine.engine.logs import follow_log
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import Conflict, DriverBroken, DriverWedged, InvalidParameter, NotFound
 from pyengine.state.database import Database

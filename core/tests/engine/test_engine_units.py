@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
-from pyengine.engine import names, resolv
-from pyengine.engine.containers import merge_image
+from pyengine.engine import names
+from pyengine.engine.containers import resolv
+from pyengine.engine.containers.mounts import (
+    check_sources,
+    from_mount,
+    parse_bind,
+    resolve,
+    tmpfs_options,
+)
+from pyengine.engine.containers.processes import parse, top
+from pyengine.engine.containers.service import merge_image
 from pyengine.engine.filters import select
 from pyengine.engine.model import (
     BindOptions,
@@ -23,8 +32,6 @@ from pyengine.engine.model import (
     TmpfsOptions,
     VolumeOptions,
 )
-from pyengine.engine.mounts import check_sources, from_mount, parse_bind, resolve, tmpfs_options
-from pyengine.engine.processes import parse, top
 from pyengine.engine.units import parse_size
 from pyengine.errors import EngineError, InvalidParameter, NotFound
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pyengine.engine.progress import Line, Progress
-from pyengine.engine.pull import Inspection
+from pyengine.engine.images.progress import Line, Progress
+from pyengine.engine.images.pull import Inspection
 from pyengine.errors import EngineError, NotFound, Unauthorized, Unavailable
 from pyengine.oci import reference
 from pyengine.oci.image import Descriptor, Platform

@@ -10,7 +10,7 @@ import pytest
 from pyengine import timestamps
 from pyengine.contracts.ipam import Pool
 from pyengine.contracts.volume import VolumeRecord
-from pyengine.engine.image_records import Image
+from pyengine.engine.images.records import Image
 from pyengine.engine.model import (
     ContainerConfig,
     EndpointSettings,
@@ -20,7 +20,7 @@ from pyengine.engine.model import (
     State,
     Status,
 )
-from pyengine.engine.networks import EndpointView, Network
+from pyengine.engine.networks.service import EndpointView, Network
 from pyengine_api_docker import durations, objects, views
 
 NOW = timestamps.parse("2026-11-23T12:00:00Z") / 1e9

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.unpackers import Unpackers
+from pyengine.engine.images.unpackers import Unpackers
 from pyengine.errors import EngineError, NotFound
 from pyengine.linux import syscalls
 from pyengine.testing.storage import (

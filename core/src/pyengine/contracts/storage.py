@@ -95,12 +95,13 @@ class StorageDriver(Driver):
     def apply(self, id: str, parent: str | None, stream: BinaryIO) -> Usage:
         """Make committed layer ``id`` from an uncompressed tar ``stream`` read to its end.
 
-        Entries take effect in order; a later one of the same name replaces the earlier. Owners are
-        numeric. xattrs, hard links, devices, times (ns where PAX has them) and sparse files are
-        kept. Nothing outside the layer is written, whatever the names or links in the tar say.
+        Entries take effect in order; a later one of the same name replaces the earlier (where that
+        goes on and on, the stream may be refused). Owners are numeric. xattrs, hard links, devices,
+        times (ns where PAX has them) and sparse files are kept. Nothing outside the layer is
+        written, whatever the names or links in the tar say.
 
-        Called in a process of its own (:mod:`pyengine.engine.unpackers`) that has a driver instance
-        of its own over the same root, umask 0 and the capabilities CHOWN, DAC_OVERRIDE,
+        Called in a process of its own (:mod:`pyengine.engine.images.unpackers`) that has a driver
+        instance of its own over the same root, umask 0 and the capabilities CHOWN, DAC_OVERRIDE,
         DAC_READ_SEARCH, FOWNER, FSETID, MKNOD, SETFCAP and SYS_ADMIN; several at a time in several
         processes. It may be killed at any moment.
 

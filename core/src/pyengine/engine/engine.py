@@ -21,32 +21,32 @@ from pyengine.contracts.frontend import Frontend
 from pyengine.contracts.security import SecurityPlugin
 from pyengine.contracts.storage import StorageDriver
 from pyengine.drivers import Catalog, Drivers, Places
-from pyengine.engine import layers as layers_module
 from pyengine.engine.background import Background
-from pyengine.engine.bundle import Bundles, Settings
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.containers import Containers, Defaults
-from pyengine.engine.content import Content
-from pyengine.engine.copying import Copying
+from pyengine.engine.containers.bundle import Bundles, Settings
+from pyengine.engine.containers.copying import Copying
+from pyengine.engine.containers.execs import Execs
+from pyengine.engine.containers.lifecycle import STOP_TIMEOUT, Lifecycle
+from pyengine.engine.containers.registry import Registry
+from pyengine.engine.containers.removal import Removals
+from pyengine.engine.containers.sandbox import Sandboxes
+from pyengine.engine.containers.service import Containers, Defaults
 from pyengine.engine.events import Events
-from pyengine.engine.execs import Execs
-from pyengine.engine.image_commit import Commits
-from pyengine.engine.images import Images
-from pyengine.engine.layers import Layers
-from pyengine.engine.lifecycle import STOP_TIMEOUT, Lifecycle
+from pyengine.engine.images import layers as layers_module
+from pyengine.engine.images.commit import Commits
+from pyengine.engine.images.content import Content
+from pyengine.engine.images.layers import Layers
+from pyengine.engine.images.pull import Puller
+from pyengine.engine.images.push import Pusher
+from pyengine.engine.images.service import Images
+from pyengine.engine.images.unpackers import Unpackers
 from pyengine.engine.model import Container, Ulimit
-from pyengine.engine.networks import IpamConfig, Networks
-from pyengine.engine.portproxy import PublishedProxy
-from pyengine.engine.ports import PortAllocator
-from pyengine.engine.pull import Puller
-from pyengine.engine.push import Pusher
-from pyengine.engine.registry import Registry
-from pyengine.engine.removal import Removals
+from pyengine.engine.networks.portproxy import PublishedProxy
+from pyengine.engine.networks.ports import PortAllocator
+from pyengine.engine.networks.service import IpamConfig, Networks
 from pyengine.engine.restore import Restore
-from pyengine.engine.sandbox import Sandboxes
 from pyengine.engine.system import System
 from pyengine.engine.units import parse_size
-from pyengine.engine.unpackers import Unpackers
 from pyengine.engine.usage import DiskUsage
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import DriverUnavailable, EngineError, Unavailable

@@ -20,16 +20,16 @@ from pyengine.contracts.base import Kind
 from pyengine.contracts.runtime import RuntimeDriver
 from pyengine.contracts.storage import LayerRecord, StorageDriver
 from pyengine.drivers import Drivers, Places
-from pyengine.engine.bundle import Bundles
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.content import Content
-from pyengine.engine.layers import Layers
-from pyengine.engine.lifecycle import Lifecycle
+from pyengine.engine.containers.bundle import Bundles
+from pyengine.engine.containers.lifecycle import Lifecycle
+from pyengine.engine.containers.registry import Live, Registry
+from pyengine.engine.containers.removal import Removals
+from pyengine.engine.containers.sandbox import Sandboxes
+from pyengine.engine.images.content import Content
+from pyengine.engine.images.layers import Layers
 from pyengine.engine.model import Status
-from pyengine.engine.networks import Networks
-from pyengine.engine.registry import Live, Registry
-from pyengine.engine.removal import Removals
-from pyengine.engine.sandbox import Sandboxes
+from pyengine.engine.networks.service import Networks
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import EngineError
 from pyengine.supervisor.client import Shim, Supervisor

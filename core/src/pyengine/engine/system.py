@@ -17,16 +17,16 @@ from pyengine.contracts.base import Kind
 from pyengine.contracts.security import SecurityPlugin
 from pyengine.contracts.storage import StorageDriver
 from pyengine.drivers import Drivers, Places
+from pyengine.engine.containers.registry import Registry
 from pyengine.engine.model import Status
-from pyengine.engine.networks import Networks
-from pyengine.engine.registry import Registry
+from pyengine.engine.networks.service import Networks
 from pyengine.errors import EngineError
 from pyengine.hooks.manager import Hooks
 from pyengine.oci.facts import HostFacts
 from pyengine.registry.client import Registries
 
 if TYPE_CHECKING:
-    from pyengine.engine.images import Images
+    from pyengine.engine.images.service import Images
 
 API_VERSION = "1.51"
 MIN_API_VERSION = "1.24"

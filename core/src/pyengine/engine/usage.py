@@ -33,9 +33,9 @@ from pyengine.contracts.storage import StorageDriver
 from pyengine.contracts.volume import VolumeDriver
 from pyengine.drivers import Drivers
 from pyengine.engine.calls import DriverCalls
+from pyengine.engine.containers.registry import Registry
 from pyengine.engine.events import Event
 from pyengine.engine.model import Container
-from pyengine.engine.registry import Registry
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import EngineError
 from pyengine.linux.cgroup_stats import cpu_time
@@ -43,7 +43,7 @@ from pyengine.linux.cgroups import Cgroup
 from pyengine.state.database import Database, Delete, Put
 
 if TYPE_CHECKING:
-    from pyengine.engine.bundle import Bundles
+    from pyengine.engine.containers.bundle import Bundles
 
 log = logging.getLogger(__name__)
 

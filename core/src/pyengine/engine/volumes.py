@@ -13,7 +13,7 @@ from pyengine.contracts.base import Kind
 from pyengine.contracts.volume import VolumeDriver, VolumeRecord
 from pyengine.drivers import Drivers
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.copyup import copy_up
+from pyengine.engine.containers.copyup import copy_up
 from pyengine.engine.events import Events
 from pyengine.engine.model import MountPoint
 from pyengine.engine.names import new_id

@@ -8,9 +8,9 @@ from typing import Any
 from pyengine import timestamps
 from pyengine.contracts.ipam import Pool
 from pyengine.contracts.volume import VolumeRecord
-from pyengine.engine.image_records import Image
+from pyengine.engine.images.records import Image
 from pyengine.engine.model import ContainerConfig, Exec
-from pyengine.engine.networks import EndpointView, Network
+from pyengine.engine.networks.service import EndpointView, Network
 from pyengine_api_docker import views
 
 Body = dict[str, Any]

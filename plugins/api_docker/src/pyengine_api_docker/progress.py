@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from pyengine.cli.units import human_size
-from pyengine.engine.progress import Line, Progress
+from pyengine.engine.images.progress import Line, Progress
 from pyengine.errors import EngineError
 from pyengine_api_docker.http import JSON, Call, Stream
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import msgspec
 from aiohttp import web
 
-from pyengine.engine.rootview import PathStat
+from pyengine.engine.containers.rootview import PathStat
 from pyengine.engine.streams import reader
 from pyengine_api_docker.http import Call, empty
 from pyengine_api_docker.pipes import download

@@ -10,11 +10,11 @@ import msgspec
 from aiohttp import web
 
 from pyengine.archive.compression import CHUNK
-from pyengine.engine.image_import import import_address, import_image
-from pyengine.engine.image_load import load_images
-from pyengine.engine.image_save import Archive, save_images
+from pyengine.engine.images.imports import import_address, import_image
+from pyengine.engine.images.load import load_images
+from pyengine.engine.images.progress import Progress
+from pyengine.engine.images.save import Archive, save_images
 from pyengine.engine.model import ContainerConfig
-from pyengine.engine.progress import Progress
 from pyengine.engine.streams import reader
 from pyengine.errors import EngineError, InvalidParameter
 from pyengine.oci import reference

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from pyengine.engine.image_records import Image
+from pyengine.engine.images.records import Image
 from pyengine.errors import InvalidParameter, NotFound, Unsupported
 from pyengine.oci import platforms
 from pyengine_api_docker import objects

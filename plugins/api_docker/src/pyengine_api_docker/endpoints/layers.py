@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from aiohttp import web
 
 from pyengine.archive import decompress, list_layer
-from pyengine.engine.image_records import Image
+from pyengine.engine.images.records import Image
 from pyengine.errors import EngineError, InvalidParameter, NotFound
 from pyengine.oci.image import History
 from pyengine_api_docker.http import Call

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from pyengine.engine.progress import Progress
+from pyengine.engine.images.progress import Progress
 from pyengine.errors import EngineError, InvalidParameter, Unauthorized, Unavailable
 from pyengine.oci import reference
 from pyengine.oci.image import parse_platform

@@ -1,0 +1,422 @@
+"""From a record to everything a shim needs: root mounted, volumes present, files written, spec.
+
+The steps are undone in reverse by :meth:`Bundles.release`; both may be repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from pyengine import timestamps
+from pyengine.contracts.base import Kind
+from pyengine.contracts.logging import LoggingDriver, record_attributes
+from pyengine.contracts.storage import StorageCapability, StorageDriver
+from pyengine.drivers import Drivers, Places
+from pyengine.engine.calls import DriverCalls
+from pyengine.engine.containers import mounts
+from pyengine.engine.containers.registry import Live, Registry
+from pyengine.engine.containers.resolv import write_network_files
+from pyengine.engine.model import Container, MountPoint
+from pyengine.engine.volumes import Volumes
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
+from pyengine.faults import failpoint
+from pyengine.hooks.manager import Hooks
+from pyengine.linux import syscalls
+from pyengine.oci import users
+from pyengine.oci.mounts import ResolvedMount, tmpfs_options
+from pyengine.oci.spec import HOST, EngineOptions, Namespaces, SpecInput, build
+from pyengine.supervisor.records import Launch
+
+
+class Files(msgspec.Struct, frozen=True):
+    """Where the parts of one container are."""
+
+    directory: Path
+    bundle: Path
+    socket: Path
+    netns: Path
+
+    @property
+    def hosts(self) -> Path:
+        return self.directory / "hosts"
+
+    @property
+    def hostname(self) -> Path:
+        return self.directory / "hostname"
+
+    @property
+    def resolv(self) -> Path:
+        return self.directory / "resolv.conf"
+
+    def mounted(self) -> Sequence[tuple[Path, str]]:
+        """The files that every container has mounted, and where."""
+        return (
+            (self.hosts, "/etc/hosts"),
+            (self.hostname, "/etc/hostname"),
+            (self.resolv, "/etc/resolv.conf"),
+        )
+
+    @property
+    def shm(self) -> Path:
+        return self.directory / "mounts" / "shm"
+
+    @property
+    def exit(self) -> Path:
+        return self.directory / "exit.json"
+
+    def log(self, id: str) -> Path:
+        return self.directory / f"{id}-json.log"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the daemon's configuration says about bundles."""
+
+    engine: EngineOptions
+    cgroup_parent: str
+    shim_cgroup: str
+    dns: Sequence[str] = ()
+    dns_search: Sequence[str] = ()
+    dns_options: Sequence[str] = ()
+    cgroupns: str = "host"
+
+
+class Bundles:
+    """Prepares containers for their start, and puts away what the start needed."""
+
+    def __init__(
+        self,
+        places: Places,
+        settings: Settings,
+        drivers: Drivers,
+        calls: Callable[[Kind, str], DriverCalls],
+        hooks: Hooks,
+        registry: Registry,
+        volumes: Volumes,
+    ) -> None:
+        self._places = places
+        self._settings = settings
+        self._drivers = drivers
+        self._calls = calls
+        self._hooks = hooks
+        self._registry = registry
+        self._volumes = volumes
+        #: how often each container's tree is in use beside the container's own run
+        self._uses: Counter[str] = Counter()
+        #: descriptors that are sources of mounts, until these are made
+        self._sources: dict[str, list[int]] = {}
+
+    def files(self, container: Container) -> Files:
+        short = container.id[:12]
+        run = self._places.exec_root
+        return Files(
+            directory=self._places.data_root / "containers" / container.id,
+            bundle=run / "b" / container.id,
+            socket=run / "s" / short,
+            netns=run / "netns" / short,
+        )
+
+    def storage(self, container: Container) -> StorageDriver:
+        driver = self._drivers.get(Kind.STORAGE, container.drivers.get("storage", ""))
+        assert isinstance(driver, StorageDriver)
+        return driver
+
+    def logging(self, container: Container) -> LoggingDriver:
+        driver = self._drivers.get(Kind.LOGGING, container.drivers["logging"])
+        assert isinstance(driver, LoggingDriver)
+        return driver
+
+    async def prepare(self, live: Live, hosts: Mapping[str, str]) -> Launch:
+        """Make everything present for a start. ``hosts``: extra lines of /etc/hosts, name by
+        address. Leaves what it made for :meth:`release` when it fails."""
+        container = live.record
+        files = self.files(container)
+        storage = self.storage(container)
+        calls = self._calls(Kind.STORAGE, storage.name)
+        volatile = (
+            container.host_config.auto_remove
+            and StorageCapability.VOLATILE in storage.capabilities()
+        )
+        rootfs, resolved = await asyncio.gather(
+            calls(storage.mount, container.layer, label=container.mount_label, volatile=volatile),
+            self.resolve_mounts(container),
+        )
+        if container.mounts and container.state.started_at == timestamps.NEVER:
+            await self.fill_volumes(container, rootfs, resolved)
+        return self._launch(live, files, rootfs, resolved, hosts)
+
+    def launched(self, user: str) -> None:
+        """The mounts are made of what :meth:`resolve_mounts` found for container or ``user``."""
+        for fd in self._sources.pop(user, ()):
+            os.close(fd)
+
+    async def release(self, container: Container) -> None:
+        """Undo :meth:`prepare`: the root is unmounted, volumes let go. Collects what fails."""
+        self.launched(container.id)
+        files = self.files(container)
+        problems: list[str] = []
+        storage = self.storage(container)
+        calls = self._calls(Kind.STORAGE, storage.name)
+        for point in container.mounts:
+            if point.type == "volume":
+                try:
+                    await self._volumes.unmount(point.name, container.id)
+                except (EngineError, OSError) as error:
+                    problems.append(str(error))
+        if not self._uses[container.id]:
+            try:
+                await calls(storage.unmount, container.layer)
+            except (EngineError, OSError) as error:
+                problems.append(str(error))
+        if files.shm.is_mount():
+            syscalls.umount(files.shm, syscalls.MNT_DETACH)
+        shutil.rmtree(files.bundle, ignore_errors=True)
+        files.socket.unlink(missing_ok=True)
+        if problems:
+            raise EngineError("a container was not put away whole", "; ".join(problems))
+
+    @contextlib.asynccontextmanager
+    async def mounted(self, live: Live) -> AsyncIterator[Path]:
+        """The container's layer mounted for as long as the block runs, whatever the container does
+        meanwhile. ``NotFound`` if it was just removed."""
+        container = live.record
+        storage = self.storage(container)
+        calls = self._calls(Kind.STORAGE, storage.name)
+        async with live.lock:
+            if live.settling is not None:
+                # It has just ended: its unmounting must not come between.
+                await asyncio.shield(live.settling)
+            if live.removed:
+                raise NotFound(f"No such container: {container.id}")
+            path = await calls(storage.mount, container.layer, label=container.mount_label)
+            self._uses[container.id] += 1
+        try:
+            yield path
+        finally:
+            await asyncio.shield(self._put_back(live))
+
+    async def _put_back(self, live: Live) -> None:
+        storage = self.storage(live.record)
+        self._uses[live.id] -= 1
+        if not self._uses[live.id]:
+            del self._uses[live.id]
+        async with live.lock:
+            if not (self._uses[live.id] or live.shim is not None or live.removed):
+                await self._calls(Kind.STORAGE, storage.name)(storage.unmount, live.record.layer)
+
+    def cgroup(self, container: Container) -> str:
+        """Path of its cgroup, as the hierarchies' roots see it."""
+        parent = container.host_config.cgroup_parent or self._settings.cgroup_parent
+        return f"/{parent.strip('/')}/{container.id}"
+
+    def root(self, container: Container) -> int:
+        """Descriptor of the mounted root, for look-ups inside; the caller closes it."""
+        merged = self.storage(container).metadata(container.layer).get("MergedDir", "")
+        if not merged:
+            raise EngineError(f"container {container.id} has no mounted root")
+        return os.open(merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _launch(
+        self,
+        live: Live,
+        files: Files,
+        rootfs: Path,
+        resolved: list[ResolvedMount],
+        hosts: Mapping[str, str],
+    ) -> Launch:
+        container = live.record
+        config, host = container.config, container.host_config
+        root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            identity = users.resolve(root, config.user, host.group_add or ())
+        finally:
+            os.close(root)
+        failpoint("bundle.files")
+        files.bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.exit.unlink(missing_ok=True)
+        write_network_files(container, files, self._settings, hosts)
+        spec = build(
+            SpecInput(
+                container=container,
+                rootfs=str(rootfs),
+                user=identity,
+                mounts=resolved,
+                hosts_path=str(files.hosts),
+                hostname_path=str(files.hostname),
+                resolv_path=str(files.resolv),
+                shm_source=self._shm(container, files),
+                cgroups_path=self.cgroup(container),
+                namespaces=self._namespaces(container),
+                engine=self._settings.engine,
+            )
+        )
+        self._hooks.runtime_amend_spec(container, spec)
+        self._hooks.security_contribute(container, spec)
+        container.apparmor_profile = spec["process"].get("apparmorProfile", "")
+        live.process = spec["process"]
+        # For the next daemon, which may be asked for an exec.
+        (files.bundle / "process.json").write_bytes(msgspec.json.encode(spec["process"]))
+        options = dict(container.log_options)
+        self._hooks.logging_opened(container, container.drivers["logging"], options)
+        width, height = (host.console_size[1], host.console_size[0]) if config.tty else (0, 0)
+        return Launch(
+            id=container.id,
+            name=container.name,
+            runtime=container.drivers["runtime"],
+            logging=container.drivers["logging"],
+            spec=spec,
+            bundle=str(files.bundle),
+            state_dir=str(files.directory),
+            socket=str(files.socket),
+            log_path=str(files.log(container.id)),
+            log_options=options,
+            log_attributes=record_attributes(container, options),
+            terminal=config.tty,
+            open_stdin=config.open_stdin,
+            stdin_once=config.stdin_once,
+            console_size=(width, height),
+            shim_cgroup=self._settings.shim_cgroup,
+        )
+
+    async def fill_volumes(
+        self, container: Container, rootfs: Path, resolved: Sequence[ResolvedMount]
+    ) -> None:
+        """What the image has where volumes are mounted goes into those that are empty."""
+        for point, mounted in zip(container.mounts, resolved, strict=False):
+            options = point.spec.volume_options if point.spec else None
+            if point.type == "volume" and not point.no_copy and not (options and options.subpath):
+                source = Path(mounted.source)
+                await self._volumes.fill(point.name, source, rootfs, point.destination)
+
+    async def resolve_mounts(self, container: Container, user: str = "") -> list[ResolvedMount]:
+        """The container's mounts with their sources present, in the order of its record.
+
+        ``user``: for whom volumes are mounted, if not for the container's own run; whoever it is
+        unmounts them. Sources may be descriptors of ours until :meth:`launched` is called.
+        """
+        resolved = []
+        mounts.check_sources(container.mounts)
+        for point in container.mounts:
+            resolved.append(await self._resolve_mount(container, point, user))
+        for destination, text in (container.host_config.tmpfs or {}).items():
+            resolved.append(
+                ResolvedMount(kind="tmpfs", destination=destination, options=text.split(","))
+            )
+        return resolved
+
+    async def _resolve_mount(
+        self, container: Container, point: MountPoint, user: str
+    ) -> ResolvedMount:
+        if point.type == "tmpfs":
+            given = point.spec.tmpfs_options if point.spec else None
+            return ResolvedMount(
+                kind="tmpfs",
+                destination=point.destination,
+                writable=point.rw,
+                options=mounts.tmpfs_options(given),
+            )
+        if point.type == "volume":
+            path = await self._volumes.mount(point.name, container.id, point, user)
+            subpath = ""
+            if point.spec and point.spec.volume_options:
+                subpath = point.spec.volume_options.subpath
+            return ResolvedMount(
+                kind="volume",
+                destination=point.destination,
+                source=self._inside(path, subpath, user or container.id) if subpath else str(path),
+                writable=point.rw,
+            )
+        options = point.spec.bind_options if point.spec else None
+        return ResolvedMount(
+            kind="bind",
+            destination=point.destination,
+            source=point.source,
+            writable=point.rw,
+            propagation=point.propagation if point.propagation != "rprivate" else "",
+            recursive=not (options and options.non_recursive),
+            read_only_recursive=not (options and options.read_only_non_recursive),
+        )
+
+    def _inside(self, root: Path, subpath: str, user: str) -> str:
+        """A path below ``root`` that no link leads out of, as one of our descriptors: whoever else
+        has the volume may put a link there before the mount is made."""
+        try:
+            fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                found = syscalls.openat2(fd, subpath, os.O_PATH)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise InvalidParameter(
+                f"cannot access path {root}/{subpath}", error.strerror or str(error)
+            ) from error
+        self._sources.setdefault(user, []).append(found)
+        return f"/proc/{os.getpid()}/fd/{found}"
+
+    def _namespaces(self, container: Container) -> Namespaces:
+        host = container.host_config
+        network = host.network_mode
+        if network == "host":
+            net = HOST
+        elif network.startswith("container:"):
+            net = self._of_other(network, "net", "network")
+        else:
+            net = ""
+        cgroupns = host.cgroupns_mode or self._settings.cgroupns
+        return Namespaces(
+            network=net,
+            pid=self._mode(host.pid_mode, "pid"),
+            ipc="" if host.ipc_mode in ("none", "shareable") else self._mode(host.ipc_mode, "ipc"),
+            uts=HOST if host.uts_mode == "host" else "",
+            cgroup="" if cgroupns == "private" else HOST,
+        )
+
+    def _mode(self, mode: str, kind: str) -> str:
+        if mode in ("", "private"):
+            return ""
+        return HOST if mode == "host" else self._of_other(mode, kind, kind.upper())
+
+    def _of_other(self, mode: str, kind: str, what: str) -> str:
+        other = self._registry.live(mode.removeprefix("container:")).record
+        if not other.state.running:
+            raise Conflict(
+                f"cannot join {what} namespace of a non running container: "
+                f"container /{other.name} is {other.state.status.value}"
+            )
+        return f"/proc/{other.state.pid}/ns/{kind}"
+
+    def _shm(self, container: Container, files: Files) -> str:
+        mode = container.host_config.ipc_mode
+        if mode == "host":
+            return "/dev/shm"
+        if mode.startswith("container:"):
+            other = self._registry.live(mode.removeprefix("container:")).record
+            if other.host_config.ipc_mode not in ("shareable", "host"):
+                raise Conflict(
+                    f"cannot join IPC of container {other.id}: "
+                    f"non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+                )
+            return self._shm(other, self.files(other))
+        if mode == "shareable":
+            files.shm.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not files.shm.is_mount():
+                size = container.host_config.shm_size or self._settings.engine.shm_size
+                flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+                syscalls.mount("shm", files.shm, "tmpfs", flags, f"mode=1777,size={size}")
+            return str(files.shm)
+        return ""
+
+
+def check_tmpfs(container: Container) -> None:
+    """Refuse bad ``--tmpfs`` options at create rather than at start."""
+    for text in (container.host_config.tmpfs or {}).values():
+        tmpfs_options(text.split(","))

@@ -1,0 +1,147 @@
+"""The three files that give a container its name and its view of names: hosts, hostname,
+resolv.conf. Written into the container's directory before each start and bind-mounted."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyengine.engine.model import Container
+from pyengine.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from pyengine.engine.containers.bundle import Files, Settings
+
+HOST_RESOLV = Path("/etc/resolv.conf")
+#: What systemd-resolved really asks; /etc/resolv.conf then names only its stub on loopback.
+SYSTEMD_RESOLV = Path("/run/systemd/resolve/resolv.conf")
+STUB = "127.0.0.53"
+#: Docker's answer to a host without any usable name server.
+FALLBACK = ("8.8.8.8", "8.8.4.4")
+
+LOCALHOST = (
+    "127.0.0.1\tlocalhost\n"
+    "::1\tlocalhost ip6-localhost ip6-loopback\n"
+    "fe00::\tip6-localnet\n"
+    "ff00::\tip6-mcastprefix\n"
+    "ff02::1\tip6-allnodes\n"
+    "ff02::2\tip6-allrouters\n"
+)
+
+
+def write_network_files(
+    container: Container, files: Files, settings: Settings, hosts: Mapping[str, str]
+) -> None:
+    """Write all three. ``hosts``: addresses by name, of links. Mode 0644: any user reads them."""
+    config, host = container.config, container.host_config
+    _write(files.hostname, config.hostname + "\n")
+    if host.network_mode == "host" and not host.extra_hosts:
+        text = _read(Path("/etc/hosts")) or LOCALHOST
+    else:
+        text = LOCALHOST + _hosts(container, hosts)
+    _write(files.hosts, text)
+    _write(files.resolv, _resolv(container, settings))
+
+
+def gateway_address(container: Container) -> str:
+    """What ``host-gateway`` in ``--add-host`` means for this container."""
+    for endpoint in container.networks.values():
+        if endpoint.gateway:
+            return endpoint.gateway
+    return "127.0.0.1"
+
+
+def _hosts(container: Container, hosts: Mapping[str, str]) -> str:
+    lines = [f"{address}\t{name}\n" for name, address in hosts.items()]
+    for item in container.host_config.extra_hosts or []:
+        name, _, address = item.partition(":")
+        if address == "host-gateway":
+            address = gateway_address(container)
+        lines.append(f"{address.strip('[]')}\t{name}\n")
+    names = container.config.hostname
+    if container.config.domainname:
+        names = f"{names}.{container.config.domainname} {names}"
+    for endpoint in container.networks.values():
+        for address in (endpoint.ip_address, endpoint.global_ipv6_address):
+            if address:
+                lines.append(f"{address}\t{names}\n")
+    return "".join(lines)
+
+
+def _resolv(container: Container, settings: Settings) -> str:
+    host = container.host_config
+    source = _read(HOST_RESOLV)
+    if host.network_mode == "host" and not (host.dns or host.dns_search or host.dns_options):
+        return source
+    servers, search, options = parse(source)
+    if servers == [STUB]:
+        servers, search, options = parse(_read(SYSTEMD_RESOLV) or source)
+    if host.network_mode != "host":
+        # The host's loopback is not the container's.
+        servers = [server for server in servers if not _is_loopback(server)]
+    servers = list(host.dns or settings.dns or servers or FALLBACK)
+    search = list(host.dns_search or settings.dns_search or search)
+    options = list(host.dns_options or settings.dns_options or options)
+    if search == ["."]:
+        search = []
+    lines = [f"nameserver {server}" for server in servers]
+    if search:
+        lines.append("search " + " ".join(search))
+    if options:
+        lines.append("options " + " ".join(options))
+    return "\n".join(lines) + "\n"
+
+
+def parse(text: str) -> tuple[list[str], list[str], list[str]]:
+    """Name servers, search domains, options of a resolv.conf (resolv.conf(5))."""
+    servers: list[str] = []
+    search: list[str] = []
+    options: list[str] = []
+    for line in text.splitlines():
+        words = line.split("#", 1)[0].split(";", 1)[0].split()
+        match words:
+            case ["nameserver", server, *_]:
+                servers.append(server)
+            case ["search" | "domain", *domains]:
+                search = domains
+            case ["options", *found]:
+                options += found
+    return servers, search, options
+
+
+def check_extra_hosts(items: Iterable[str]) -> None:
+    """``InvalidParameter`` in Docker's words for a bad ``--add-host``."""
+    for item in items:
+        name, colon, address = item.partition(":")
+        if not colon or not name:
+            raise InvalidParameter(f"bad format for add-host: {item!r}".replace("'", '"'))
+        if address != "host-gateway":
+            try:
+                ipaddress.ip_address(address.strip("[]"))
+            except ValueError:
+                raise InvalidParameter(
+                    f"invalid IP address in add-host: {address!r}".replace("'", '"')
+                ) from None
+
+
+def _is_loopback(server: str) -> bool:
+    try:
+        return ipaddress.ip_address(server.partition("%")[0]).is_loopback
+    except ValueError:
+        return True
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _write(path: Path, text: str) -> None:
+    # In place: a running container has the inode mounted.
+    with open(path, "w") as file:
+        file.write(text)
+    path.chmod(0o644)

@@ -1,0 +1,314 @@
+"""A container's place in the network: leases before it starts, links and rules while it runs.
+
+``NetworkMode`` decides: a network by name or id, ``host`` and ``none`` (networks too), or
+``container:ID`` (another container's namespace; nothing to do here).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from pyengine.engine.containers.bundle import Bundles
+from pyengine.engine.model import Container, EndpointSettings, HostConfig
+from pyengine.engine.networks.ports import PortAllocator
+from pyengine.engine.networks.service import Networks
+from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound
+from pyengine.faults import failpoint
+from pyengine.linux import syscalls
+
+#: ioctl_nsfs(2): what kind of namespace a descriptor is of.
+NS_GET_NSTYPE = 0xB703
+
+
+class Sandboxes:
+    """Connects containers to their networks and disconnects them."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        bundles: Bundles,
+        allocator: PortAllocator,
+        published: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._networks = networks
+        self._bundles = bundles
+        self._ports = allocator
+        self._published = published
+
+    def plan(
+        self, container: Container, asked: dict[str, EndpointSettings | None]
+    ) -> dict[str, EndpointSettings]:
+        """At create: which networks the container will be on, by name."""
+        mode = container.host_config.network_mode
+        if mode.startswith("container:") or container.config.network_disabled:
+            return {}
+        named = {self._name(name): settings for name, settings in asked.items()}
+        first = self._name(mode)
+        endpoints = {first: named.pop(first, None) or EndpointSettings()}
+        if first in ("host", "none") and named:
+            raise InvalidParameter(
+                f"container cannot be connected to network {next(iter(named))}: "
+                f"it is on the {first} network"
+            )
+        for name, settings in named.items():
+            endpoints[name] = settings or EndpointSettings()
+        for name, settings in endpoints.items():
+            self._check(name, settings)
+        if container.config.mac_address and not endpoints[first].mac_address:
+            endpoints[first].mac_address = container.config.mac_address
+        return endpoints
+
+    def warnings(self, host: HostConfig) -> Sequence[str]:
+        """What a user who publishes ports has to know about this host."""
+        published = host.port_bindings or host.publish_all_ports
+        return self._networks.obstacles if published else []
+
+    async def lease(self, container: Container) -> None:
+        """Before a start: addresses and host ports, into the record that the caller commits."""
+        try:
+            for name, settings in container.networks.items():
+                network = self._networks.get(name)
+                await self._networks.lease(network, settings, container.id)
+            if container.host_config.port_bindings or container.host_config.publish_all_ports:
+                await self._publish(container)
+        except BaseException:
+            await self.release(container)
+            raise
+
+    async def release(self, container: Container) -> None:
+        """Give back what :meth:`lease` took."""
+        self._ports.release(container.id)
+        container.published = []
+        container.ports = {}
+        for settings in container.networks.values():
+            await self._networks.release(settings)
+
+    async def join(self, container: Container, netns: int) -> None:
+        """Connect the new namespace behind ``netns``; it stays findable under its name."""
+        path = self._bundles.files(container).netns
+        await asyncio.to_thread(_pin, netns, path)
+        container.sandbox_key = str(path)
+        main = self._gateway_network(container)
+        container.interfaces = len(container.networks)
+        for number, name in enumerate(container.networks):
+            await self._networks.join(container, name, f"eth{number}", name == main, netns)
+        if main:
+            await self._networks.open(container, main, container.published)
+        for name in container.networks:
+            if name != main:
+                await self._networks.open(container, name, [])
+        if container.published:
+            await self._published()
+
+    async def close(self, container: Container) -> None:
+        """Undo the fast part of :meth:`join`: nothing reaches the container any more, and its host
+        ports are free. Goes on after errors and raises them together at the end."""
+        problems: list[str] = []
+        for name in container.networks:
+            try:
+                await self._networks.close(container, name)
+            except (EngineError, OSError) as error:
+                problems.append(f"{name}: {error}")
+        self._ports.release(container.id)
+        if container.published:
+            container.published = []
+            await self._published()
+        container.ports = {}
+        _raise(problems)
+
+    async def leave(self, container: Container) -> None:
+        """Undo the rest of :meth:`join`, and give the addresses back. Taking a link down waits for
+        the kernel (an RCU grace period, some 15 ms), so it is off everybody's path."""
+        problems: list[str] = []
+        path = self._bundles.files(container).netns
+        netns = _open(path)
+        try:
+            for name, settings in container.networks.items():
+                try:
+                    await self._networks.leave(container, name, netns)
+                    await self._networks.release(settings)
+                except (EngineError, OSError) as error:
+                    problems.append(f"{name}: {error}")
+        finally:
+            if netns is not None:
+                os.close(netns)
+        await asyncio.to_thread(_unpin, path)
+        container.sandbox_key = ""
+        _raise(problems)
+
+    async def connect(
+        self, container: Container, name: str, settings: EndpointSettings, netns: int | None
+    ) -> None:
+        """``docker network connect``; with ``netns`` the container runs and gets the link now."""
+        network = self._networks.get(name)
+        if network.name in container.networks:
+            raise Forbidden(
+                f"endpoint with name {container.name} already exists in network {network.name}"
+            )
+        self._check(network.name, settings)
+        if netns is not None:
+            await self._networks.lease(network, settings, container.id)
+        container.networks[network.name] = settings
+        if netns is None:
+            return
+        interface = f"eth{container.interfaces}"
+        container.interfaces += 1
+        joined = False
+        try:
+            await self._networks.join(container, network.name, interface, False, netns)
+            joined = True
+            await self._networks.open(container, network.name, [])
+        except BaseException:
+            if joined:
+                await self._networks.leave(container, network.name, netns)
+            await self._networks.release(settings)
+            container.networks.pop(network.name, None)
+            raise
+
+    async def disconnect(self, container: Container, name: str, netns: int | None) -> None:
+        """``docker network disconnect``."""
+        name = self._name(name)
+        if name not in container.networks:
+            raise Forbidden(f"container {container.id} is not connected to network {name}")
+        if netns is not None:
+            await self._networks.close(container, name)
+            await self._networks.leave(container, name, netns)
+            await self._networks.release(container.networks[name])
+        container.networks.pop(name, None)
+
+    def open_netns(self, container: Container) -> int | None:
+        """Descriptor of a running container's namespace; the caller closes it."""
+        return _open(self._bundles.files(container).netns)
+
+    def restore(self, container: Container) -> None:
+        """At start: a container that runs keeps the host ports it has."""
+        self._ports.restore(container.id, container.published)
+
+    def stray(self, known: Sequence[Container], exec_root: Path) -> list[str]:
+        """At start: take away names of namespaces whose containers do not run."""
+        wanted = {self._bundles.files(container).netns for container in known}
+        removed = []
+        for path in (exec_root / "netns").glob("*"):
+            if path not in wanted:
+                _unpin(path)
+                removed.append(f"network namespace {path.name}")
+        return removed
+
+    # -- inside --------------------------------------------------------------------------------
+
+    async def _publish(self, container: Container) -> None:
+        main = self._gateway_network(container)
+        settings = container.networks.get(main)
+        if settings is None or not (settings.ip_address or settings.global_ipv6_address):
+            return
+        grant = await asyncio.to_thread(
+            self._ports.allocate,
+            container.id,
+            container.name,
+            settings.endpoint_id,
+            settings.ip_address,
+            container.host_config.port_bindings or {},
+            container.config.exposed_ports or {},
+            container.host_config.publish_all_ports,
+        )
+        for port in grant.published:
+            if not _is_local(port.host_ip):
+                raise EngineError(
+                    "driver failed programming external connectivity on endpoint "
+                    f"{container.name} ({settings.endpoint_id})",
+                    f"failed to bind host port for {port.host_ip}:{port.host_port}: "
+                    "cannot assign requested address",
+                )
+        container.published = grant.published
+        container.ports = grant.bindings
+
+    def _gateway_network(self, container: Container) -> str:
+        """The network that gives the default route: highest priority, then first by name, but an
+        internal one only if there is no other."""
+        candidates = sorted(
+            container.networks,
+            key=lambda name: (
+                self._networks.get(name).internal,
+                -container.networks[name].gw_priority,
+                name,
+            ),
+        )
+        return candidates[0] if candidates else ""
+
+    def _name(self, ref: str) -> str:
+        """A network's own name; one that does not exist is missed at the start, as Docker does (at
+        create its client would take "not found" for a missing image)."""
+        try:
+            return self._networks.get("bridge" if ref in ("", "default") else ref).name
+        except NotFound:
+            return ref
+
+    def _check(self, name: str, settings: EndpointSettings) -> None:
+        try:
+            network = self._networks.get(name)
+        except NotFound:
+            return
+        config = settings.ipam_config
+        wanted = config and (config.ipv4_address or config.ipv6_address)
+        if wanted and network.predefined:
+            raise InvalidParameter(
+                "user specified IP address is supported on user defined networks only"
+            )
+        if settings.aliases and network.predefined and network.name != "bridge":
+            raise InvalidParameter(
+                "network-scoped aliases are only supported for user-defined networks"
+            )
+
+
+def _raise(problems: Sequence[str]) -> None:
+    if problems:
+        raise EngineError("a container did not leave its networks whole", "; ".join(problems))
+
+
+def _pin(netns: int, path: Path) -> None:
+    """Bind the namespace to a name, so that it can be entered and outlives its processes."""
+    failpoint("sandbox.pin")
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.touch(mode=0o444)
+    syscalls.mount(f"/proc/self/fd/{netns}", path, None, syscalls.MS_BIND)
+
+
+def _unpin(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            syscalls.umount(path, syscalls.MNT_DETACH)
+    path.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> int | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if fcntl.ioctl(fd, NS_GET_NSTYPE) == syscalls.CLONE_NEWNET:
+            return fd
+    except OSError:
+        pass  # the name is left from before a reboot, or the pin was never made
+    os.close(fd)
+    return None
+
+
+def _is_local(address: str) -> bool:
+    """Whether the host has ``address``; a port published on another one would never answer."""
+    if address in ("", "0.0.0.0", "::"):
+        return True
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True

@@ -1,0 +1,638 @@
+"""The containers service: what the API's container verbs mean."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableSequence, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+
+from pyengine import timestamps
+from pyengine.archive import pack
+from pyengine.contracts.base import Kind
+from pyengine.contracts.logging import LogChunk, LogQuery, record_attributes
+from pyengine.contracts.runtime import RuntimeStats
+from pyengine.contracts.storage import Change, StorageDriver
+from pyengine.contracts.volume import VolumeRecord
+from pyengine.drivers import Drivers
+from pyengine.engine import names
+from pyengine.engine.calls import DriverCalls
+from pyengine.engine.containers import mounts
+from pyengine.engine.containers.attachments import PendingAttachment
+from pyengine.engine.containers.bundle import Bundles, check_tmpfs
+from pyengine.engine.containers.lifecycle import Lifecycle, attributes, signal_number
+from pyengine.engine.containers.logs import follow_log
+from pyengine.engine.containers.processes import top
+from pyengine.engine.containers.registry import TABLE, Live, Registry
+from pyengine.engine.containers.removal import Removals
+from pyengine.engine.containers.resolv import check_extra_hosts
+from pyengine.engine.containers.sandbox import Sandboxes
+from pyengine.engine.events import Events
+from pyengine.engine.filters import Filters, select
+from pyengine.engine.images.records import Image
+from pyengine.engine.model import (
+    Container,
+    ContainerConfig,
+    EndpointSettings,
+    HostConfig,
+    LogConfig,
+    MountPoint,
+    NetworkingConfig,
+    Status,
+)
+from pyengine.engine.networks.ports import parse_port, parse_range
+from pyengine.engine.prune import PruneFilters, Turn
+from pyengine.engine.threads import on_thread
+from pyengine.engine.usage import DiskUsage
+from pyengine.engine.volumes import Volumes
+from pyengine.errors import (
+    Conflict,
+    EngineError,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    NotModified,
+    Unsupported,
+)
+from pyengine.hooks.manager import Hooks
+from pyengine.oci import platforms, security
+from pyengine.oci.facts import HostFacts
+from pyengine.oci.image import Platform, parse_platform
+from pyengine.oci.resources import from_host_config
+from pyengine.oci.spec import EngineOptions
+from pyengine.oci.validate import adapt, check_resources, check_settings
+from pyengine.state.database import Change as RecordChange
+from pyengine.state.database import Delete, Put
+from pyengine.supervisor.records import Step
+
+if TYPE_CHECKING:
+    from pyengine.engine.images.service import Images
+    from pyengine.supervisor.client import Attachment
+
+
+class Defaults(msgspec.Struct, frozen=True):
+    """What the daemon's configuration says where a container says nothing."""
+
+    ipc_mode: str = "private"
+    cgroupns_mode: str = ""
+
+
+WAIT_CONDITIONS = frozenset({"not-running", "next-exit", "removed"})
+
+
+class Containers:
+    """All verbs take a *ref*: a name, an id, or an unambiguous beginning of one."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        lifecycle: Lifecycle,
+        removals: Removals,
+        bundles: Bundles,
+        sandboxes: Sandboxes,
+        images: Images,
+        volumes: Volumes,
+        usage: DiskUsage,
+        drivers: Drivers,
+        calls: Callable[[Kind, str], DriverCalls],
+        events: Events,
+        hooks: Hooks,
+        facts: HostFacts,
+        options: EngineOptions,
+        defaults: Defaults,
+    ) -> None:
+        self._registry = registry
+        self._lifecycle = lifecycle
+        self._removals = removals
+        self._bundles = bundles
+        self._sandboxes = sandboxes
+        self._images = images
+        self._volumes = volumes
+        self._usage = usage
+        self._pruning = Turn()
+        self._drivers = drivers
+        self._calls = calls
+        self._events = events
+        self._hooks = hooks
+        self._facts = facts
+        self._options = options
+        self._defaults = defaults
+
+    # -- look-ups ------------------------------------------------------------------------------
+
+    def list(
+        self, *, all: bool = False, limit: int = -1, filters: Filters | None = None
+    ) -> Sequence[Container]:
+        """Newest first; running ones only unless ``all``, a limit or a status filter says more."""
+        return select(self._registry.records(), filters or {}, all=all, limit=limit,
+                      image_of=self._image_id, find=self.get)  # fmt: skip
+
+    def get(self, ref: str) -> Container:
+        return self._registry.live(ref).record
+
+    def live(self, ref: str) -> Live:
+        """For other services of the engine."""
+        return self._registry.live(ref)
+
+    def graph(self, ref: str) -> dict[str, Any]:
+        """``GraphDriver`` of inspect."""
+        record = self.get(ref)
+        storage = self._storage(record)
+        return {"Name": storage.name, "Data": storage.metadata(record.layer)}
+
+    def trace(self, ref: str) -> Sequence[Step]:
+        """What the last start did and how long each step took, in order of beginning."""
+        return sorted(self._registry.trace(ref), key=lambda step: step.start)
+
+    def exec_ids(self, ref: str) -> Sequence[str]:
+        """Ids of running execs."""
+        return [run.id for run in self._registry.live(ref).execs.values() if run.running]
+
+    def size(self, ref: str) -> tuple[int, int]:
+        """(bytes of the writable layer, bytes of it and the image), as of a moment ago."""
+        record = self.get(ref)
+        written = self._usage.layer(record.id)
+        try:
+            image = self._images.get(record.image).size
+        except EngineError:
+            image = 0
+        return written, written + image
+
+    # -- create, rename, remove ----------------------------------------------------------------
+
+    async def create(
+        self,
+        name: str,
+        config: ContainerConfig,
+        host: HostConfig,
+        networking: NetworkingConfig,
+        platform: str = "",
+    ) -> tuple[str, Sequence[str]]:
+        """Make a container that does not run: (id, warnings).
+
+        ``NotFound`` for an unknown image, ``Conflict`` for a name taken, ``InvalidParameter`` in
+        Docker's words for anything wrong in the bodies.
+        """
+        name = names.check_name(name) if name else ""
+        if not (config.image or config.entrypoint or config.cmd):
+            raise InvalidParameter("no command specified")
+        image = self._images.runnable(config.image)
+        if platform:
+            _check_platform(config.image, image, parse_platform(platform))
+        self._hooks.security_admit_image(config.image, image.id)
+        merge_image(config, image.config)
+        warnings = self._validate(config, host)
+        record = self._record(name, config, host, image)
+        record.networks = self._sandboxes.plan(record, networking.endpoints_config or {})
+        record.mounts = mounts.resolve(config, host, self.get)
+        self._registry.reserve(record.name, record.id)
+        storage = self._storage(record)
+        calls = self._calls(Kind.STORAGE, storage.name)
+        made: list[VolumeRecord] = []
+        try:
+            mounts.check_sources([p for p in record.mounts if not _creates(p)])
+            for point in record.mounts:
+                await self._drivers.use(Kind.VOLUME, _volume_driver(point))
+            changes = self._plan_volumes(record, made)
+            if changes:
+                # Anonymous volumes are nobody's without the container: a crash takes both.
+                record.phase = "creating"
+                await self._registry.database.commit(Put(TABLE, record.id, record), *changes)
+                for volume in made:
+                    await self._volumes.make(volume)
+            options = {k: v for k, v in (host.storage_opt or {}).items() if k != "driver"}
+            with self._images.using(image.id):
+                parent = await self._images.layer(image.id, storage.name)
+                await calls(storage.prepare, record.layer, parent, options, mountpoints=True)
+            self._hooks.storage_snapshot_prepared(record.layer, parent or "", record.id)
+            files = self._bundles.files(record)
+            files.directory.mkdir(mode=0o710, parents=True, exist_ok=True)
+            record.phase = ""
+            live = self._registry.add(record)
+            await self._registry.save(live)
+        except BaseException:
+            self._registry.release(record.name)
+            with contextlib.suppress(EngineError, OSError):
+                await calls(storage.remove, record.layer)
+            if made:
+                await self._volumes.unmake(made, Delete(TABLE, record.id))
+            raise
+        self._events.emit("container", "create", record.id, attributes(record))
+        return record.id, warnings
+
+    async def rename(self, ref: str, new: str) -> None:
+        new = new.removeprefix("/")
+        if not new:
+            raise InvalidParameter("Neither old nor new names may be empty")
+        live = self._registry.live(ref)
+        async with live.lock:
+            old = live.record.name
+            if old == new:
+                raise InvalidParameter(
+                    "Renaming a container with the same name as its current name"
+                )
+            try:
+                names.check_name(f"/{new}")
+            except InvalidParameter as error:
+                raise InvalidParameter(f"Error when allocating new name: {error}") from None
+            try:
+                self._registry.reserve(new, live.id)
+            except Conflict as error:
+                raise Conflict(f"Error when allocating new name: {error}") from None
+            live.record.name = new
+            try:
+                await self._registry.save(live)
+            except EngineError:
+                live.record.name = old
+                self._registry.release(new)
+                raise
+            self._registry.release(old)
+        self._events.emit(
+            "container", "rename", live.id, attributes(live.record) | {"oldName": f"/{old}"}
+        )
+
+    async def remove(
+        self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False
+    ) -> None:
+        """``Conflict`` in Docker's words if it runs and ``force`` is not set."""
+        if link:
+            raise Unsupported("removing a link is not supported: links live in /etc/hosts only")
+        live = self._registry.live(ref)
+        status = live.record.state.status
+        if status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING) and not force:
+            what = "paused" if status is Status.PAUSED else "running"
+            advice = (
+                " and must be unpaused first"
+                if status is Status.PAUSED
+                else ": stop the container before removing or force remove"
+            )
+            raise Conflict(
+                f'cannot remove container "/{live.record.name}": container is {what}{advice}'
+            )
+        async with live.lock:
+            if live.removed:
+                return
+            await self._lifecycle.end(live)
+            await self._removals.remove(live, volumes=volumes)
+
+    async def prune(self, filters: Filters | None = None) -> tuple[Sequence[str], int]:
+        """Remove all that do not run: (ids, bytes freed)."""
+        wanted = PruneFilters(filters or {})
+        removed, freed = [], 0
+        with self._pruning.taken():
+            for record in self.list(all=True, filters={"status": ["created", "exited", "dead"]}):
+                if not wanted.match(record.created, record.config.labels):
+                    continue
+                with contextlib.suppress(EngineError):
+                    size = await self._usage.fresh(record.id)
+                    await self.remove(record.id)
+                    removed.append(record.id)
+                    freed += size
+        self._events.emit("container", "prune", "", {"reclaimed": str(freed)})
+        return removed, freed
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self, ref: str, console_size: Sequence[int] | None = None) -> None:
+        live = self._registry.live(ref)
+        if console_size is not None:
+            live.record.host_config.console_size = [*console_size]
+        await self._lifecycle.start(live)
+
+    async def stop(self, ref: str, timeout: int | None = None, signal: str = "") -> None:
+        await self._lifecycle.stop(self._registry.live(ref), timeout, signal)
+
+    async def restart(self, ref: str, timeout: int | None = None, signal: str = "") -> None:
+        await self._lifecycle.restart(self._registry.live(ref), timeout, signal)
+
+    async def kill(self, ref: str, signal: str = "") -> None:
+        await self._lifecycle.kill(self._registry.live(ref), signal)
+
+    async def pause(self, ref: str) -> None:
+        await self._lifecycle.pause(self._registry.live(ref))
+
+    async def unpause(self, ref: str) -> None:
+        await self._lifecycle.unpause(self._registry.live(ref))
+
+    def wait(self, ref: str, condition: str = "") -> Awaitable[tuple[int, str]]:
+        """(exit code, error) once ``condition`` holds; counted from the call, not the await."""
+        condition = condition or "not-running"
+        if condition not in WAIT_CONDITIONS:
+            raise InvalidParameter(f'invalid condition: "{condition}"')
+        live = self._registry.live(ref)
+        future: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        if condition == "not-running" and not live.record.state.running:
+            future.set_result((live.record.state.exit_code, live.record.state.error))
+        else:
+            live.waiters.setdefault(condition, []).append(future)
+        return future
+
+    async def update(self, ref: str, body: HostConfig, given: set[str]) -> Sequence[str]:
+        """Change limits and the restart policy; ``given``: the fields that the body has."""
+        live = self._registry.live(ref)
+        async with live.lock:
+            host = live.record.host_config
+            changed = msgspec.structs.replace(host, **{f: getattr(body, f) for f in given})
+            warnings = check_resources(changed, self._facts, update=True)
+            if live.shim is not None and given - {"restart_policy"}:
+                await live.shim.update(from_host_config(changed))
+            live.record.host_config = changed
+            await self._registry.save(live)
+        self._events.emit("container", "update", live.id, attributes(live.record))
+        return warnings
+
+    async def connect(self, ref: str, network: str, settings: EndpointSettings) -> None:
+        """Put the container on a further network: now if it runs, else from its next start on."""
+        live = self._registry.live(ref)
+        async with live.lock:
+            netns = self._netns(live)
+            try:
+                await self._sandboxes.connect(live.record, network, settings, netns)
+            finally:
+                if netns is not None:
+                    os.close(netns)
+            await self._registry.save(live)
+
+    async def disconnect(self, ref: str, network: str, force: bool = False) -> None:
+        """Undo :meth:`connect`; ``force``: a container that is gone is no error."""
+        try:
+            live = self._registry.live(ref)
+        except NotFound:
+            if force:
+                return
+            raise
+        async with live.lock:
+            netns = self._netns(live)
+            try:
+                await self._sandboxes.disconnect(live.record, network, netns)
+            finally:
+                if netns is not None:
+                    os.close(netns)
+            await self._registry.save(live)
+
+    # -- streams -------------------------------------------------------------------------------
+
+    async def attach(
+        self, ref: str, *, stdin: bool, stdout: bool, stderr: bool
+    ) -> Attachment | PendingAttachment:
+        """The streams of the command, from now on; before a start: from its first byte on."""
+        live = self._registry.live(ref)
+        if live.record.state.paused:
+            raise Conflict(f"container {live.id} is paused, unpause the container before attach")
+        stdin = stdin and live.record.config.open_stdin
+        if live.shim is not None:
+            return await live.shim.attach(stdin=stdin, stdout=stdout, stderr=stderr)
+        if live.record.state.status is Status.RESTARTING:
+            raise Conflict(
+                f"container {live.id} is restarting, wait until the container is running"
+            )
+        pending = PendingAttachment(stdin=stdin, stdout=stdout, stderr=stderr)
+        live.pending.append(pending)
+        self._events.emit("container", "attach", live.id, attributes(live.record))
+        return pending
+
+    def logs(self, ref: str, query: LogQuery, follow: bool) -> AsyncIterator[LogChunk]:
+        """What the command wrote. ``follow``: go on until it ends."""
+        live = self._registry.live(ref)
+        driver = self._bundles.logging(live.record)
+        if not driver.readable:
+            raise Unsupported("configured logging driver does not support reading")
+        path = self._bundles.files(live.record).log(live.id)
+        reader = driver.reader(path, live.record.log_options, query)
+        redact = None
+        if self._hooks.has_redaction():
+            redact = lambda data: self._hooks.logging_redact(live.record, data)  # noqa: E731
+        return follow_log(reader, path, live.exited if follow else None, redact)
+
+    async def resize(self, ref: str, width: int, height: int) -> None:
+        live = self._registry.live(ref)
+        if live.shim is None:
+            raise Conflict(f"container {live.id} is not running")
+        await live.shim.resize(width, height)
+
+    # -- looking inside ------------------------------------------------------------------------
+
+    async def top(self, ref: str, ps_args: str) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """(titles, a row per process), as the host's ``ps`` has them."""
+        live = self._registry.live(ref)
+        if live.shim is None or not live.record.state.running:
+            raise Conflict(f"container {live.id} is not running")
+        return await top(await live.shim.ps(), ps_args)
+
+    async def stats(self, ref: str) -> RuntimeStats:
+        """Counters of a running container; of one that does not run: all unknown."""
+        live = self._registry.live(ref)
+        return await live.shim.stats() if live.shim is not None else RuntimeStats()
+
+    async def changes(self, ref: str) -> Sequence[Change]:
+        record = self.get(ref)
+        storage = self._storage(record)
+        return await self._calls(Kind.STORAGE, storage.name).within(
+            300, storage.changes, record.layer
+        )
+
+    async def export(self, ref: str, out: BinaryIO) -> None:
+        """Write the root as one tar to ``out``; what is mounted in it is not part of it."""
+        live = self._registry.live(ref)
+        async with self._bundles.mounted(live) as path:
+            await on_thread("export", pack, path, out)
+        self._events.emit("container", "export", live.id, attributes(live.record))
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _validate(self, config: ContainerConfig, host: HostConfig) -> Sequence[str]:
+        if not (config.entrypoint or config.cmd):
+            raise InvalidParameter("no command specified")
+        for option in host.security_opt or []:
+            if not security.claims(option) and not self._hooks.security_parse_option(option):
+                raise InvalidParameter(
+                    f'invalid --security-opt 2: "{option}"',
+                    help="no installed security plugin knows it: see pyengine drivers security",
+                )
+        self._hooks.security_validate(host)
+        check_extra_hosts(host.extra_hosts or [])
+        check_settings(config, host)
+        if config.stop_signal:
+            signal_number(config.stop_signal)
+        for key, bindings in (host.port_bindings or {}).items():
+            parse_port(key)
+            for binding in bindings or ():
+                if binding.host_port:
+                    parse_range(binding.host_port)
+        for link in host.links or ():
+            self._check_link(link.partition(":")[0])
+        adapt(
+            host,
+            self._facts,
+            self._options,
+            ipc_mode=self._defaults.ipc_mode,
+            cgroupns_mode=self._defaults.cgroupns_mode,
+        )
+        warnings = check_resources(host, self._facts)
+        if host.network_mode == "host" and host.port_bindings:
+            warnings.append("Published ports are discarded when using host network mode")
+        return [*warnings, *self._sandboxes.warnings(host)]
+
+    def _check_link(self, ref: str) -> None:
+        problem = f"could not get container for {ref}"
+        if not ref:
+            raise InvalidParameter(problem, 'invalid name or ID supplied: ""')
+        try:
+            self.get(ref.removeprefix("/"))
+        except NotFound as error:
+            # "Not found" would tell the client to pull the image.
+            raise InvalidParameter(problem, error.brief) from None
+
+    def _record(
+        self, name: str, config: ContainerConfig, host: HostConfig, image: Image
+    ) -> Container:
+        id = names.new_id()
+        host.network_mode = host.network_mode or "bridge"
+        if host.network_mode == "default":
+            host.network_mode = "bridge"
+        if host.network_mode.startswith("container:"):
+            # By its id, since a name can go to another container.
+            with contextlib.suppress(NotFound):
+                other = self.get(host.network_mode.partition(":")[2])
+                host.network_mode = f"container:{other.id}"
+        host.restart_policy.name = host.restart_policy.name or "no"
+        host.runtime = self._known(Kind.RUNTIME, host.runtime)
+        log_driver = self._log_driver(host)
+        storage = self._known(Kind.STORAGE, (host.storage_opt or {}).get("driver", ""))
+        if not config.hostname:
+            config.hostname = os.uname().nodename if host.network_mode == "host" else id[:12]
+        command = [*(config.entrypoint or []), *(config.cmd or [])]
+        record = Container(
+            id=id,
+            name=name or names.random_name(self._registry.named),
+            created=timestamps.now(),
+            path=command[0],
+            args=command[1:],
+            config=config,
+            host_config=host,
+            image=image.id,
+            image_name=config.image,
+            base=image.chain[-1] if image.chain else "",
+            layer=names.new_id(),
+            drivers={"storage": storage, "runtime": host.runtime, "logging": log_driver},
+            log_options={
+                **self._drivers.options(Kind.LOGGING, log_driver),
+                **(host.log_config.config or {}),
+            },
+        )
+        check_tmpfs(record)
+        self._bundles.logging(record).validate(record.log_options)
+        record_attributes(record, record.log_options)
+        return record
+
+    def _known(self, kind: Kind, asked: str) -> str:
+        name = asked or self._drivers.default(kind)
+        return self._drivers.get(kind, name).name
+
+    def _log_driver(self, host: HostConfig) -> str:
+        name = host.log_config.type or self._drivers.default(Kind.LOGGING)
+        if name not in self._drivers.catalog.names(Kind.LOGGING):
+            raise InvalidParameter(
+                f'error looking up logging plugin {name}: plugin "{name}" not found',
+                help=f"installed: {', '.join(self._drivers.catalog.names(Kind.LOGGING))}",
+            )
+        host.log_config = LogConfig(type=name, config=host.log_config.config or {})
+        return name
+
+    def _plan_volumes(
+        self, record: Container, made: MutableSequence[VolumeRecord]
+    ) -> Sequence[RecordChange]:
+        """What to commit for the container's new volumes, which are added to ``made``."""
+        changes: list[RecordChange] = []
+        for point in record.mounts:
+            if point.type != "volume":
+                continue
+            options = point.spec.volume_options if point.spec else None
+            driver = options.driver_config if options else None
+            volume, puts = self._volumes.prepare(
+                point.name,
+                _volume_driver(point),
+                driver.options if driver else None,
+                options.labels if options else None,
+            )
+            point.name, point.driver = volume.name, volume.driver
+            if puts:
+                changes += puts
+                made.append(volume)
+            point.source = self._volumes.mountpoint(volume.name)
+        return changes
+
+    def _netns(self, live: Live) -> int | None:
+        mode = live.record.host_config.network_mode
+        if mode == "host" or mode.startswith("container:"):
+            raise Forbidden(
+                "container sharing network namespace with another container or host cannot be "
+                "connected to any other network"
+            )
+        return self._sandboxes.open_netns(live.record) if live.shim is not None else None
+
+    def _storage(self, record: Container) -> StorageDriver:
+        return self._bundles.storage(record)
+
+    def _image_id(self, ref: str) -> str:
+        try:
+            return self._images.get(ref).id
+        except EngineError:
+            return ""
+
+
+def merge_image(config: ContainerConfig, image: ContainerConfig) -> None:
+    """Fill in what the request left open from the image's configuration, as Docker merges them."""
+    if not config.user:
+        config.user = image.user
+    if not config.working_dir:
+        config.working_dir = image.working_dir
+    if not config.stop_signal:
+        config.stop_signal = image.stop_signal
+    if config.stop_timeout is None:
+        config.stop_timeout = image.stop_timeout
+    if config.shell is None:
+        config.shell = image.shell
+    if config.healthcheck is None:
+        config.healthcheck = image.healthcheck
+    if config.entrypoint is None or config.entrypoint == [""]:
+        cleared = config.entrypoint == [""]
+        if config.cmd is None and not cleared:
+            config.cmd = image.cmd
+        config.entrypoint = None if cleared else image.entrypoint
+    names_set = {item.partition("=")[0] for item in config.env or []}
+    inherited = [i for i in image.env or [] if i.partition("=")[0] not in names_set]
+    config.env = [*(config.env or []), *inherited]
+    config.labels = {**(image.labels or {}), **(config.labels or {})}
+    if image.exposed_ports:
+        config.exposed_ports = {**image.exposed_ports, **(config.exposed_ports or {})}
+    if image.volumes:
+        config.volumes = {**image.volumes, **(config.volumes or {})}
+
+
+def _check_platform(ref: str, image: Image, wanted: Platform) -> None:
+    """``NotFound``, so that clients pull the one that is wanted."""
+    if not platforms.runs(image.platform, wanted):
+        raise NotFound(
+            f"image with reference {ref} was found but does not match the specified platform: "
+            f"wanted {wanted}, actual: {image.platform}"
+        )
+
+
+def _creates(point: Any) -> bool:
+    """A bind of ``-v``: its source is made when the container starts, if it is missing then."""
+    options = point.spec.bind_options if point.spec else None
+    return bool(options and options.create_mountpoint)
+
+
+__all__ = ["Containers", "NotModified", "merge_image"]
+
+
+def _volume_driver(point: MountPoint) -> str:
+    """The volume driver that a mount asks for; empty: the engine's."""
+    options = point.spec.volume_options if point.spec else None
+    driver = options.driver_config if options else None
+    return point.driver or (driver.name if driver else "")

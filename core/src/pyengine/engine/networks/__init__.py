@@ -1,0 +1,1 @@
+"""Networks, published ports, and who may use which port of the host."""

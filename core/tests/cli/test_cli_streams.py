@@ -22,6 +22,7 @@ import pytest
 from pyengine.cli import streams
 from pyengine.cli.client import CommandError, encode, quote
 from pyengine.cli.http import ConnectError, Connection, Endpoint
+from pyengine.cli.tls import TlsStream
 
 
 def respond(*pieces: bytes) -> Connection:
@@ -194,30 +195,62 @@ def test_input_ends_and_output_still_comes(
         _use_tls(engine, monkeypatch, tmp_path)
     big = os.urandom(300_000)
     done = _pyengine("run", "-i", "img", "cat", input=big)
-    assert done.stdout == big + b" late"
+    assert done.stdout == big + b" late", done.stderr
     assert done.stderr == b"WARNING: careful\ne"
     assert done.returncode == 9
     order = [request.path.rpartition("/")[2] for request in engine.seen if "c1" in request.path]
     assert order == ["attach", "wait", "start"]
 
 
+def test_tls_ends_in_one_direction(tmp_path: Path) -> None:
+    """What has arrived when our direction ends is read all the same, and so is what comes later."""
+    context = _certificates(tmp_path)
+    ours, theirs = socket.socketpair()
+    heard: list[bytes] = []
+
+    def serve() -> None:
+        server_in, server_out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(server_in, server_out, server_side=True)
+
+        def until_done(step: Callable[[], Any]) -> Any:
+            while True:
+                try:
+                    return step()
+                except ssl.SSLWantReadError:
+                    theirs.sendall(server_out.read())
+                    server_in.write(theirs.recv(65536))
+
+        until_done(tls.do_handshake)
+        heard.append(until_done(lambda: tls.read(100)))
+        for record in (b"one ", b"two ", b"three "):
+            tls.write(record)
+        theirs.sendall(server_out.read())
+        heard.append(until_done(lambda: tls.read(100)))
+        tls.write(b"late")
+        theirs.sendall(server_out.read())
+        theirs.close()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.load_verify_locations(tmp_path / "cert.pem")
+    trusting.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    stream = TlsStream(ours, trusting, "127.0.0.1")
+    stream.sendall(b"hello")
+    assert stream.recv(4) == b"one "
+    stream.shutdown(socket.SHUT_WR)
+    rest = b""
+    while piece := stream.recv(3):
+        rest += piece
+    server.join()
+    assert rest == b"two three late"
+    assert heard == [b"hello", b""]
+
+
 def _use_tls(engine: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     certificates = folder / "certs"
     certificates.mkdir()
-    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    files = "-keyout key.pem -out cert.pem"
-    subprocess.run(
-        ["openssl", *request.split(), *names.split(), *files.split()],
-        cwd=certificates,
-        check=True,
-        capture_output=True,
-    )
-    (certificates / "ca.pem").write_bytes((certificates / "cert.pem").read_bytes())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(certificates / "ca.pem")
+    context = _certificates(certificates)
 
     def wrap(stream: socket.socket) -> socket.socket:
         return context.wrap_socket(stream, server_side=True, suppress_ragged_eofs=True)
@@ -225,6 +258,25 @@ def _use_tls(engine: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None
     engine.wrap = wrap
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(certificates))
+
+
+def _certificates(folder: Path) -> ssl.SSLContext:
+    """Of a server that wants its own certificate of its clients; the files are in ``folder``."""
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    names = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    files = "-keyout key.pem -out cert.pem"
+    subprocess.run(
+        ["openssl", *request.split(), *names.split(), *files.split()],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    (folder / "ca.pem").write_bytes((folder / "cert.pem").read_bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(folder / "ca.pem")
+    return context
 
 
 class Terminal:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable, Iterator
 
+    from pyengine.cli.tls import TlsStream
+
 _READ = 65536
 
 
@@ -54,7 +56,7 @@ class Endpoint:
             host, port = rest.rstrip("/"), "2376" if tls else "2375"
         return cls("tcp", host.strip("[]") or "127.0.0.1", int(port), tls, url)
 
-    def connect(self, timeout: float | None = None) -> socket.socket:
+    def connect(self, timeout: float | None = None) -> socket.socket | TlsStream:
         """A connected stream; ConnectError if nothing listens or the hand-shake fails."""
         try:
             if self.scheme == "unix":
@@ -71,11 +73,22 @@ class Endpoint:
                 stream = socket.create_connection((self.address, self.port), timeout)
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self.tls is not None:
-                    stream = self.tls.context().wrap_socket(stream, server_hostname=self.address)
+                    return self._secure(stream, self.tls)
             stream.settimeout(None)
         except OSError as error:
             raise ConnectError(error.errno or 0, str(error)) from error
         return stream
+
+    def _secure(self, stream: socket.socket, tls: Tls) -> TlsStream:
+        from pyengine.cli.tls import TlsStream
+
+        try:
+            secure = TlsStream(stream, tls.context(), self.address)
+        except BaseException:
+            stream.close()
+            raise
+        secure.settimeout(None)
+        return secure
 
 
 class Tls:
@@ -121,7 +134,7 @@ def _ssh(destination: str) -> socket.socket:
 class Connection:
     """One connection, one request at a time."""
 
-    def __init__(self, stream: socket.socket, host: str = "localhost") -> None:
+    def __init__(self, stream: socket.socket | TlsStream, host: str = "localhost") -> None:
         self.stream = stream
         self._host = host
         self._buffer = b""

@@ -246,7 +246,8 @@ class Attachment:
         if not self._stdin and self._wants_output:
             half_closed = self._close_write()
         while True:
-            interest = select.POLLIN | (select.POLLOUT if pending else 0)
+            waiting = pending or self._unsent()
+            interest = select.POLLIN | (select.POLLOUT if waiting else 0)
             poll.register(self._stream, interest)
             if reading and len(pending) < _CHUNK:
                 poll.register(0, select.POLLIN)
@@ -263,8 +264,8 @@ class Attachment:
             pending = self._push(pending)
             if not reading and not pending and not half_closed:
                 half_closed = self._close_write()
-                if not self._wants_output:
-                    return
+            if half_closed and not self._wants_output and not self._unsent():
+                return
 
     def _read_input(self) -> bytes | None:
         """What was typed; None at its end."""
@@ -277,9 +278,12 @@ class Attachment:
         return self._keys.pass_on(data) if self._keys else data
 
     def _buffered(self) -> bool:
-        """Whether TLS holds decrypted data that poll cannot see."""
-        pending = getattr(self._stream, "pending", None)
-        return bool(pending and pending())
+        """Whether TLS holds data that poll cannot see."""
+        return not isinstance(self._stream, socket.socket) and self._stream.pending() > 0
+
+    def _unsent(self) -> bool:
+        """Whether TLS holds data that the socket has not taken yet."""
+        return not isinstance(self._stream, socket.socket) and self._stream.unsent
 
     def _drain(self) -> bool:
         """Take everything that is there; False at the end of the output."""
@@ -295,10 +299,10 @@ class Attachment:
                 return True
 
     def _push(self, pending: bytes) -> bytes:
-        if not pending:
-            return b""
         try:
-            return pending[self._stream.send(pending) :]
+            if not isinstance(self._stream, socket.socket) and not self._stream.flush():
+                return pending
+            return pending[self._stream.send(pending) :] if pending else b""
         except (BrokenPipeError, ConnectionResetError):
             return b""
         except OSError as error:
@@ -308,14 +312,9 @@ class Attachment:
 
     def _close_write(self) -> bool:
         """End our direction only: the container reads end of file, its output still comes."""
-        unwrap = getattr(self._stream, "unwrap", None)
-        # A peer that is gone already shows as the end of the output. On a non-blocking TLS
-        # stream unwrap sends close_notify and does not wait for the peer's; reading goes on.
+        # A peer that is gone already shows as the end of the output.
         with contextlib.suppress(OSError):
-            if unwrap is None:
-                self._stream.shutdown(socket.SHUT_WR)
-            else:
-                unwrap()
+            self._stream.shutdown(socket.SHUT_WR)
         return True
 
 

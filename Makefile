@@ -9,15 +9,16 @@ PLUGINS = $(sort $(wildcard plugins/*/pyproject.toml))
 SOURCES = core/src $(sort $(wildcard plugins/*/src))
 
 RUN_PACKAGES = python3-venv libnftables1 libseccomp2 nftables iproute2 procps busybox-static
-TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fsprogs util-linux git curl docker-registry skopeo
+TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fsprogs xfsprogs util-linux git curl docker-registry skopeo
 
-.PHONY: help install demo test test-core lint test-vm bench clean
+.PHONY: help install demo test test-core lint test-faults test-vm bench clean
 
 help:
 	@echo "make install   $(VENV)/bin/pyengine with core and all plugins, editable"
 	@echo "make demo      start an engine, run a container, look at it, clean up"
 	@echo "make test      linters, types and tests (root; under 15 minutes)"
 	@echo "make test-core core's own tests, where core alone is installed"
+	@echo "make test-faults kill -9 at every step of what changes anything (root)"
 	@echo "make test-vm   tests that need another kernel, in a virtual machine"
 	@echo "make bench     side by side with a real dockerd"
 
@@ -44,7 +45,7 @@ test: install
 	@tools/system-packages $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory test-core
-	@$(VENV)/bin/python -m pytest -q -m "not vm" plugins bench tests
+	@$(VENV)/bin/python -m pytest -q -m "not vm and not faults" plugins bench tests
 
 # Core's own tests, where core alone is installed, as a wheel.
 test-core:
@@ -54,6 +55,10 @@ test-core:
 	@$(CORE_VENV)/bin/pip --disable-pip-version-check -q install ./core \
 		"pytest>=8" "pytest-asyncio>=0.24" "pytest-timeout>=2.3" "trustme>=1"
 	@$(CORE_VENV)/bin/python -m pytest -q -o cache_dir=.pytest_cache/core core/tests
+
+test-faults: install
+	@tools/system-packages $(TEST_PACKAGES)
+	@$(VENV)/bin/python -m pytest -q -m faults tests/faults
 
 test-vm: install
 	@tools/system-packages $(TEST_PACKAGES) $(shell cat tests/vm/requirements.apt)

@@ -13,7 +13,7 @@ from harness import EngineProcess
 
 from tests.faults.test_kill_steps import Faults
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 #: Steps that all operations must have gone through, together.
 AT_LEAST = 100

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from harness import EngineProcess, leftovers, processes_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
 
 #: Steps that every operation must have gone through, together.
 AT_LEAST = 60

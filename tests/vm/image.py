@@ -22,6 +22,7 @@ PACKAGES = (
     "busybox-static",
     "ca-certificates",
     "docker-cli",
+    "e2fsprogs",
     "iproute2",
     "iptables",
     "kmod",
@@ -34,6 +35,7 @@ PACKAGES = (
     "runc",
     "strace",
     "util-linux",
+    "xfsprogs",
 )
 MODULES = (
     "virtio_ring",

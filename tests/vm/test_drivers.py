@@ -32,6 +32,10 @@ def test_a_drivers_tests_pass(run_tests: RunTests, plugin: str) -> None:
     run_tests(f"plugins/{plugin}", *NOT_SPEED, timeout=800)
 
 
+def test_vfs_limits_the_size_of_containers(run_tests: RunTests) -> None:
+    run_tests("plugins/storage_vfs/tests/test_storage_vfs_quota.py")
+
+
 def test_what_core_asks_of_the_kernel(run_tests: RunTests) -> None:
     run_tests("core/tests/linux", *NOT_SPEED, timeout=800)
 

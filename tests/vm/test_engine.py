@@ -7,53 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.vm.engine import IMPORT, Docker
 from tests.vm.machine import Machine
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
-
-SOCKET = "unix:///run/pyengine.sock"
-DAEMON = (
-    "setsid pyengine daemon --data-root /var/lib/pyengine --exec-root /run/pyengine "
-    f"-H {SOCKET} >>/var/log/pyengine.log 2>&1 </dev/null & echo $!"
-)
-ANSWERS = (
-    "for _ in $(seq 300); do docker version >/dev/null 2>&1 && exit 0; sleep 0.1; done; "
-    "cat /var/log/pyengine.log; exit 1"
-)
-IMPORT = (
-    "cd /opt/repo && python3 -c 'import sys; from bench.images import busybox_tar; "
-    "busybox_tar(sys.stdout.buffer)' | docker import - busybox"
-)
-
-
-class Docker:
-    """docker's words against the guest's engine; `pid` is the daemon's."""
-
-    def __init__(self, guest: Machine) -> None:
-        self.guest = guest
-        self.pid = 0
-
-    def __call__(self, words: str) -> str:
-        return self.shell(f"docker {words}")
-
-    def shell(self, command: str) -> str:
-        return self.guest.check(f"export DOCKER_HOST={SOCKET}; {command}", timeout=120).strip()
-
-    def start(self) -> None:
-        self.pid = int(self.shell(DAEMON))
-        self.shell(ANSWERS)
-
-    def kill(self, signal: str) -> None:
-        gone = f"while [ -d /proc/{self.pid} ]; do sleep 0.1; done"
-        self.shell(f"kill -{signal} {self.pid}; {gone}")
-
-    def cgroup(self, name: str) -> str:
-        """The directory of a running container's cgroup, as the host sees it."""
-        pid = self(f"inspect -f '{{{{.State.Pid}}}}' {name}")
-        (line,) = self.shell(f"cat /proc/{pid}/cgroup").splitlines()
-        number, controllers, path = line.split(":")
-        assert (number, controllers) == ("0", "")
-        return f"/sys/fs/cgroup{path}"
 
 
 @pytest.fixture(scope="module")

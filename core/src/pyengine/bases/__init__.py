@@ -2,6 +2,7 @@
 
 ================ ==========================================================
 ``layerdirs``    directories of layers: staging, publishing, trash, sweeping
+``layerquotas``  limits on the size of layers, by project quotas
 ``layertrees``   storage that keeps each layer as a whole tree (vfs, btrfs)
 ``stackedlinks`` networks whose links stand on one of the host's (macvlan)
 ================ ==========================================================

@@ -24,6 +24,7 @@ import msgspec
 from pyengine.archive import Packer, Whiteouts, measure, unpack
 from pyengine.archive.changes import changes
 from pyengine.bases.layerdirs import LayerDirectories, check_id, make_mountpoints
+from pyengine.bases.layerquotas import LayerQuotas, layer_size
 from pyengine.contracts.base import DriverContext, Reconciled
 from pyengine.contracts.storage import (
     Change,
@@ -33,10 +34,10 @@ from pyengine.contracts.storage import (
     StorageDriver,
     Usage,
 )
-from pyengine.errors import Conflict, InvalidParameter, NotFound, Unsupported
+from pyengine.errors import Conflict, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
-from pyengine.linux.mountinfo import filesystem_of, mounts
+from pyengine.linux.mountinfo import mounts
 
 _INIT = "-init"
 _EMPTY = "empty"
@@ -57,6 +58,8 @@ class LayerTrees(StorageDriver):
         super().__init__(context)
         self._root = os.path.realpath(context.root)
         self._layers = LayerDirectories(self._root, f"{self._root}/dir")
+        size = layer_size(context.options.get("size", "0"))
+        self._quotas = LayerQuotas(self.name, self._root, default=size, whole=True)
         self._init_lock = threading.Lock()
 
     @abstractmethod
@@ -64,7 +67,7 @@ class LayerTrees(StorageDriver):
         """Make the empty directory ``target`` equal to ``source`` in everything a layer keeps."""
 
     def capabilities(self) -> frozenset[StorageCapability]:
-        return frozenset()
+        return frozenset({StorageCapability.QUOTA} if self._quotas.available() else ())
 
     def status(self) -> list[tuple[str, str]]:
         return []
@@ -104,14 +107,7 @@ class LayerTrees(StorageDriver):
         mountpoints: bool = False,
     ) -> None:
         check_id(id)
-        if "size" in options:
-            raise Unsupported(
-                f"storage driver {self.name} cannot limit the size of a container",
-                f"--storage-opt size on {filesystem_of(self._root)}",
-                "leave the option out",
-            )
-        if options:
-            raise InvalidParameter(f"unknown storage option {min(options)!r}")
+        size = self._quotas.wanted(options)
         if self.exists(id):
             return
         base = "" if parent is None else self._committed(parent)
@@ -119,6 +115,8 @@ class LayerTrees(StorageDriver):
             base = self._init_layer(base)
         with self._layers.make(id) as staging:
             os.chmod(staging, 0o755)
+            if size:
+                self._quotas.limit(size, staging)
             self._copy(base, staging)
             self._record(id, _Meta(base))
 
@@ -189,6 +187,7 @@ class LayerTrees(StorageDriver):
         self._discard(id)
 
     def _discard(self, name: str) -> None:
+        self._quotas.clear(self._layers.path(name))
         if self._layers.discard(name):
             failpoint("storage.unlink")
             self._forget(name)
@@ -198,6 +197,7 @@ class LayerTrees(StorageDriver):
 
     def sweep(self) -> None:
         self._layers.sweep()
+        self._quotas.release()
 
     # -- looking -----------------------------------------------------------------------------
 
@@ -315,6 +315,12 @@ class LayerTrees(StorageDriver):
                 parent = init if init in present else record.parent
                 self._record(id, _Meta(parent))
                 done.restored.append(f"parent of {id}")
+            size = layer_size(record.options.get("size", "0"))
+            if id in present and size and self._quotas.restore(size, self._layers.path(id)):
+                done.restored.append(f"size limit of {id}")
+        released = self._quotas.release()
+        if released:
+            done.removed.append(f"size limits of {released} layers")
         return done
 
     # -- helpers -----------------------------------------------------------------------------

@@ -30,6 +30,7 @@ SYS_PIDFD_OPEN = 434
 SYS_CLOSE_RANGE = 436
 SYS_OPENAT2 = 437
 SYS_MOUNT_SETATTR = 442
+SYS_QUOTACTL_FD = 443
 
 CLONE_NEWTIME = 0x00000080
 CLONE_FS = 0x00000200
@@ -448,3 +449,9 @@ def syncfs(path: str | bytes | os.PathLike[str]) -> None:
             raise _fail(f"syncfs {os.fsdecode(path)}")
     finally:
         os.close(fd)
+
+
+def quotactl_fd(fd: int, command: int, id: int, buffer: ctypes.Array[ctypes.c_char]) -> None:
+    """quotactl_fd(2) (Linux 5.14) on the filesystem that holds ``fd``; ``buffer`` is in and out."""
+    if _syscall(SYS_QUOTACTL_FD, fd, ctypes.c_uint(command), ctypes.c_uint(id), buffer):
+        raise _fail(f"quotactl {command:#x}")

@@ -31,6 +31,7 @@ import msgspec
 from pyengine.archive import Deferred, Whiteouts, measure, pack, settle, unpack
 from pyengine.archive.changes import changes
 from pyengine.bases.layerdirs import LayerDirectories, check_id, make_mountpoints
+from pyengine.bases.layerquotas import LayerQuotas, layer_size
 from pyengine.contracts.base import (
     DriverContext,
     Kind,
@@ -45,7 +46,7 @@ from pyengine.contracts.storage import (
     StorageDriver,
     Usage,
 )
-from pyengine.errors import Conflict, InvalidParameter, NotFound, Unsupported
+from pyengine.errors import Conflict, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
 from pyengine.linux.mountinfo import filesystem_of, mounts
@@ -93,6 +94,8 @@ class Overlay2(StorageDriver):
             )
         self._root = os.path.realpath(context.root)
         self._layers = LayerDirectories(self._root, self._root)
+        size = layer_size(context.options.get("overlay2.size", "0"))
+        self._quotas = LayerQuotas(self.name, self._root, default=size)
         self._init_lock = threading.Lock()
 
     # -- this host ---------------------------------------------------------------------------
@@ -103,11 +106,12 @@ class Overlay2(StorageDriver):
         while not os.path.isdir(place):
             place = os.path.dirname(place)
         backing = _backing(place)
-        if "overlay2.size" in context.options:
+        size = layer_size(context.options.get("overlay2.size", "0"))
+        if size and not LayerQuotas(cls.name, place).available():
             return Probe(
                 False,
-                f"option overlay2.size needs project quotas, which {backing} has not",
-                "leave overlay2.size out",
+                f"option overlay2.size needs project quotas, which {backing} at {place} has not",
+                "leave overlay2.size out, or mount xfs with pquota or ext4 with prjquota",
             )
         try:
             scratch = tempfile.mkdtemp(prefix=".overlay2-probe-", dir=place)
@@ -140,6 +144,8 @@ class Overlay2(StorageDriver):
         found = {StorageCapability.COPY_ON_WRITE, StorageCapability.STAGED_LAYERS}
         if volatile_supported():
             found.add(StorageCapability.VOLATILE)
+        if self._quotas.available():
+            found.add(StorageCapability.QUOTA)
         return frozenset(found)
 
     def status(self) -> list[tuple[str, str]]:
@@ -215,14 +221,16 @@ class Overlay2(StorageDriver):
         mountpoints: bool = False,
     ) -> None:
         check_id(id)
-        self._refuse_size(options)
+        size = self._quotas.wanted(options)
         if self.exists(id):
             return
         base = self._empty() if parent is None else self._committed(parent)
         if mountpoints:
             base = self._init_layer(base)
-        with self._make(id, self._lower_of_child(base)):
-            pass
+        with self._make(id, self._lower_of_child(base)) as staging:
+            if size:
+                # What bears the project is within, so that the layer can be renamed anywhere.
+                self._quotas.limit(size, f"{staging}/diff", f"{staging}/work")
 
     @contextmanager
     def _make(self, name: str, lower: str) -> Iterator[str]:
@@ -341,6 +349,7 @@ class Overlay2(StorageDriver):
         link = self._read(name, "link")
         if os.path.isdir(f"{self._root}/{name}/merged"):
             self._unmount(f"{self._root}/{name}/merged")
+        self._quotas.clear(f"{self._root}/{name}/diff")
         self._layers.discard(name)
         if link:
             failpoint("storage.unlink")
@@ -359,6 +368,7 @@ class Overlay2(StorageDriver):
 
     def sweep(self) -> None:
         self._layers.sweep()
+        self._quotas.release()
 
     # -- looking -----------------------------------------------------------------------------
 
@@ -454,6 +464,9 @@ class Overlay2(StorageDriver):
             except Exception as error:
                 done.failed.append(f"layer {id}: {error}")
         self._drop_dangling_links(done)
+        released = self._quotas.release()
+        if released:
+            done.removed.append(f"size limits of {released} layers")
         return done
 
     def _ancestors(self, known: Mapping[str, LayerRecord]) -> set[str]:
@@ -488,6 +501,9 @@ class Overlay2(StorageDriver):
             base = init if self.exists(init) else base
             _write(f"{self._root}/{id}/lower", self._lower_of_child(base))
             done.restored.append(f"lower layers of {id}")
+        size = layer_size(record.options.get("size", "0"))
+        if size and self._quotas.restore(size, f"{self._root}/{id}/diff"):
+            done.restored.append(f"size limit of {id}")
         if record.mounted and record.writable and not self._is_mounted(id):
             self.mount(id, label=record.label, volatile=record.volatile)
             done.restored.append(f"mount of {id}")
@@ -549,20 +565,6 @@ class Overlay2(StorageDriver):
             return os.read(fd, 8192).decode()
         finally:
             os.close(fd)
-
-    def _refuse_size(self, options: Mapping[str, str]) -> None:
-        unknown = sorted(set(options) - {"size"})
-        if unknown:
-            raise InvalidParameter(
-                f"unknown storage option {unknown[0]!r}", help="overlay2 knows: size"
-            )
-        if options or "overlay2.size" in self.context.options:
-            raise Unsupported(
-                "storage driver overlay2 cannot limit the size of a container here",
-                f"--storage-opt size needs project quotas, which the backing filesystem "
-                f"{_backing(self._root)} does not offer",
-                "leave the option out",
-            )
 
 
 def _check_depth(lower: str) -> None:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from typing import ClassVar
 
+from pyengine.bases.layerquotas import LayerQuotas, layer_size
 from pyengine.bases.layertrees import LayerTrees
 from pyengine.contracts.base import DriverContext, Kind, Probe, reject_unknown_options
 from pyengine.linux.mountinfo import filesystem_of
@@ -21,7 +22,7 @@ class Vfs(LayerTrees):
 
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)
-        reject_unknown_options(Kind.STORAGE, self.name, context.options, frozenset())
+        reject_unknown_options(Kind.STORAGE, self.name, context.options, frozenset(("size",)))
 
     @classmethod
     def probe(cls, context: DriverContext) -> Probe:
@@ -29,6 +30,13 @@ class Vfs(LayerTrees):
         while not os.path.isdir(place):
             place = os.path.dirname(place)
         backing = filesystem_of(place)
+        size = layer_size(context.options.get("size", "0"))
+        if size and not LayerQuotas(cls.name, place).available():
+            return Probe(
+                False,
+                f"option size needs project quotas, which {backing} at {place} has not",
+                "leave size out, or mount xfs with pquota or ext4 with prjquota",
+            )
         try:
             with tempfile.TemporaryDirectory(prefix=".vfs-probe-", dir=place) as scratch:
                 os.chown(scratch, 1, 1)

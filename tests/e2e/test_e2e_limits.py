@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 
+from pyengine.linux import projectquota
+from pyengine.linux.mountinfo import filesystem_of
 from tests.e2e.conftest import Docker, eventually, pid_of
 
 UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -275,3 +278,19 @@ def test_info_and_its_warnings(docker: Docker) -> None:
     assert info["ContainersRunning"] == len(docker.out("ps", "-q").split())
     assert any("2375" in warning for warning in info["Warnings"] or [])
     assert "seccomp" in " ".join(info["SecurityOptions"])
+
+
+def test_sizes_and_other_storage_options(docker: Docker) -> None:
+    def run(option: str) -> tuple[str, ...]:
+        return ("run", "--rm", "--network", "none", "--storage-opt", option, "busybox", "true")
+
+    docker.fails(*run("nonsense=1"), code=125, says="Unknown option nonsense")
+    place = Path(docker.out("info", "--format", "{{.DockerRootDir}}"))
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    limited = projectquota.enforced(fd)
+    os.close(fd)
+    if limited:  # and tests/vm/test_sizes.py has the rest
+        docker.fails(*run("size=much"), code=125, says="invalid size: 'much'")
+    else:
+        said = docker.fails(*run("size=16m"), code=125, says="--storage-opt size is supported only")
+        assert f"on {filesystem_of(place)} without project quotas" in said

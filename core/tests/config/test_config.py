@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from pyengine import config
-from pyengine.config import Config, Loaded, load
+from pyengine.config import Config, Loaded, load, loading
 from pyengine.contracts.base import Kind
 from pyengine.drivers import Choice
 from pyengine.errors import ConfigError
@@ -46,7 +45,7 @@ def problems(read: Load, values: Any, *flags: str) -> list[str]:
 
 def test_an_empty_file_and_none_are_the_defaults(read: Load, monkeypatch: Any, file: Path) -> None:
     assert read("").config == read({}).config == Config()
-    monkeypatch.setattr(config, "DEFAULT_FILE", file.with_name("absent"))
+    monkeypatch.setattr(loading, "DEFAULT_FILE", file.with_name("absent"))
     assert load([]).config == Config()
 
 

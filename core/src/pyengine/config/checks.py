@@ -1,0 +1,54 @@
+"""Values of the right type that are wrong all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pyengine.registry import names
+
+
+def wrong(key: str, value: Any) -> list[tuple[str, str]]:
+    """What is wrong with a value of the right type: (the string at fault or ``""``, what)."""
+    if key in _COUNTS:
+        what = key.replace("-", " ")
+        return [("", f"invalid {what}: {value}")] if value < 0 else []
+    if key == "proxies":
+        return [
+            (value[name], problem)
+            for name in ("http-proxy", "https-proxy")
+            if (problem := names.check_proxy(value.get(name, "")))
+        ]
+    if key == "registries":
+        return [found for host, entry in value.items() for found in _wrong_entry(host, entry)]
+    check = _CHECKS.get(key)
+    if check is None:
+        return []
+    items = [value] if isinstance(value, str) else value
+    return [(item, problem) for item in items if (problem := check(item))]
+
+
+def _wrong_entry(host: str, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = [(host, f"{host}: {problem}")] if (problem := names.check_host(host)) else []
+    if names.normalize(host) == names.DEFAULT_REGISTRY and entry.get("insecure"):
+        found.append((host, f"{host}: the default registry cannot be insecure"))
+    for mirror in entry.get("mirrors", []):
+        if problem := names.check_mirror(mirror):
+            found.append((mirror, f"{host}: {problem}"))
+    for name in ("ca", "client-cert", "client-key"):
+        path = entry.get(name, "")
+        if path and not Path(path).is_file():
+            found.append((path, f"{host}: {name}: {path}: no such file"))
+    if bool(entry.get("client-cert")) != bool(entry.get("client-key")):
+        found.append((host, f"{host}: client-cert and client-key belong together"))
+    return found
+
+
+_COUNTS = {"max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts"}
+_CHECKS: dict[str, Callable[[str], str]] = {
+    "registry-mirrors": names.check_mirror,
+    "insecure-registries": names.check_insecure,
+    "http-proxy": names.check_proxy,
+    "https-proxy": names.check_proxy,
+}

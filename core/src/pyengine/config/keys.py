@@ -1,0 +1,189 @@
+"""The keys of daemon.json: what each is called, its type, what it is when nobody says it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from pyengine.contracts.base import Kind
+from pyengine.drivers import Choice
+
+DEFAULT_DATA_ROOT = Path("/var/lib/pyengine")
+DEFAULT_EXEC_ROOT = Path("/run/pyengine")
+DEFAULT_SOCKET = "unix:///run/pyengine.sock"
+DEFAULT_FILE = Path("/etc/pyengine/daemon.json")
+
+
+class DriverChoice(msgspec.Struct, kw_only=True):
+    """An entry of ``drivers`` in long form."""
+
+    name: str = ""
+    options: dict[str, str] = {}
+    default: str = ""
+    allow: list[str] | None = None
+
+
+class AddressPool(msgspec.Struct):
+    """An entry of ``default-address-pools``."""
+
+    base: str
+    size: int
+
+
+class UlimitDefault(msgspec.Struct, rename={"name": "Name", "hard": "Hard", "soft": "Soft"}):
+    """An entry of ``default-ulimits``."""
+
+    name: str = ""
+    hard: int = 0
+    soft: int = 0
+
+
+class Proxies(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields=True):
+    """``proxies``; what is empty comes from the environment (``HTTPS_PROXY`` and so on)."""
+
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+
+
+class RegistryEntry(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields=True):
+    """An entry of ``registries``: how one registry is reached.
+
+    ``mirrors`` are asked first, in this order; ``insecure`` None is as ``insecure-registries`` has
+    it; ``ca``, ``client-cert`` and ``client-key`` are paths of PEM files.
+    """
+
+    mirrors: list[str] = []
+    insecure: bool | None = None
+    ca: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+
+
+class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields=True):
+    """Every key that is honoured. Sizes in bytes or Docker's units, times in seconds."""
+
+    data_root: str = str(DEFAULT_DATA_ROOT)
+    exec_root: str = str(DEFAULT_EXEC_ROOT)
+    pidfile: str = ""
+    hosts: list[str] = []
+    group: str = "docker"
+    debug: bool = False
+    log_level: str = "info"
+    log_format: str = "text"
+    labels: list[str] = []
+    storage_driver: str = ""
+    storage_opts: list[str] = []
+    log_driver: str = ""
+    log_opts: dict[str, str] = {}
+    default_runtime: str = ""
+    drivers: dict[str, str | list[str] | DriverChoice] = {}
+    live_restore: bool = False
+    shutdown_timeout: int = 15
+    bridge: str = ""
+    bip: str = ""
+    fixed_cidr: str = ""
+    default_address_pools: list[AddressPool] = []
+    ip: str = "0.0.0.0"
+    ip_forward: bool = True
+    ip_masq: bool = True
+    iptables: bool = True
+    icc: bool = True
+    mtu: int = 0
+    dns: list[str] = []
+    dns_opts: list[str] = []
+    dns_search: list[str] = []
+    default_ulimits: dict[str, UlimitDefault] = {}
+    default_shm_size: str | int = 67108864
+    default_cgroupns_mode: str = ""
+    default_ipc_mode: str = "private"
+    cgroup_parent: str = ""
+    init: bool = False
+    init_path: str = ""
+    no_new_privileges: bool = False
+    seccomp_profile: str = ""
+    registry_mirrors: list[str] = []
+    insecure_registries: list[str] = []
+    registries: dict[str, RegistryEntry] = {}
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    max_download_attempts: int = 5
+    proxies: Proxies = msgspec.field(default_factory=Proxies)
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+    features: dict[str, bool] = {}
+
+    def choices(self) -> dict[Kind, Choice]:
+        """Which driver of each kind was asked for, from our ``drivers`` and Docker's keys."""
+        chosen: dict[Kind, Choice] = {}
+        for key, value in self.drivers.items():
+            if key == Kind.SECURITY.value or isinstance(value, list):
+                continue
+            if isinstance(value, str):
+                chosen[Kind(key)] = Choice(value)
+            else:
+                chosen[Kind(key)] = Choice(value.name or value.default, value.options)
+        for kind, name in ((Kind.STORAGE, self.storage_driver), (Kind.LOGGING, self.log_driver)):
+            if name and kind not in chosen:
+                chosen[kind] = Choice(name)
+        if self.default_runtime and Kind.RUNTIME not in chosen:
+            chosen[Kind.RUNTIME] = Choice(self.default_runtime)
+        if self.storage_opts:
+            options = dict(split_option(item) for item in self.storage_opts)
+            now = chosen.get(Kind.STORAGE, Choice())
+            chosen[Kind.STORAGE] = Choice(now.name, {**options, **now.options})
+        if self.log_opts:
+            now = chosen.get(Kind.LOGGING, Choice())
+            chosen[Kind.LOGGING] = Choice(now.name, {**self.log_opts, **now.options})
+        if self.default_address_pools:
+            pools = msgspec.json.encode(self.default_address_pools).decode()
+            now = chosen.get(Kind.IPAM, Choice())
+            chosen[Kind.IPAM] = Choice(now.name, {"default-address-pools": pools, **now.options})
+        return chosen
+
+    def options(self) -> dict[tuple[Kind, str], dict[str, str]]:
+        """What keys of Docker's that belong to one driver say to it, by kind and name."""
+        if not self.seccomp_profile:
+            return {}
+        return {(Kind.SECURITY, "seccomp"): {"profile": self.seccomp_profile}}
+
+    def security(self) -> list[str] | None:
+        """The security plugins that were named, or None: all that are available."""
+        value = self.drivers.get(Kind.SECURITY.value)
+        if value is None:
+            return None
+        return [value] if isinstance(value, str) else list(value) if isinstance(value, list) else []
+
+    def allowed(self, kind: Kind) -> list[str] | None:
+        """Drivers that containers and networks may ask for, or None: any that is installed."""
+        value = self.drivers.get(kind.value)
+        return value.allow if isinstance(value, DriverChoice) else None
+
+
+#: The fields of :class:`Config` by key.
+FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Config)}
+
+#: Docker's keys that choose a driver, and the kinds they choose for.
+DRIVER_KEYS = {"storage-driver": "storage", "log-driver": "logging", "default-runtime": "runtime"}
+
+#: Keys of Docker's that this version does not honour; naming them is better than ignoring them.
+NOT_YET = {
+    "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bridge-ip6",
+    "builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugin-namespace",
+    "cpu-rt-period", "cpu-rt-runtime", "default-gateway", "default-gateway-v6",
+    "default-network-opts", "dns-search-domain", "exec-opts", "experimental", "firewall-backend",
+    "fixed-cidr-v6", "host-gateway-ip", "ip6tables", "ipv6", "metrics-addr",
+    "node-generic-resources", "oom-score-adjust", "raw-logs", "runtimes", "selinux-enabled",
+    "swarm-default-advertise-addr", "tls", "tlscacert", "tlscert", "tlskey", "tlsverify",
+    "userland-proxy", "userland-proxy-path", "userns-remap",
+}  # fmt: skip
+
+
+def split_option(item: str) -> tuple[str, str]:
+    """``KEY=VALUE`` in two; ``ValueError`` without an equals sign."""
+    key, equals, value = item.partition("=")
+    if not equals:
+        raise ValueError(f"{item!r} has no '='")
+    return key, value

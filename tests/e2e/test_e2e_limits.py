@@ -294,3 +294,27 @@ def test_sizes_and_other_storage_options(docker: Docker) -> None:
     else:
         said = docker.fails(*run("size=16m"), code=125, says="--storage-opt size is supported only")
         assert f"on {filesystem_of(place)} without project quotas" in said
+
+
+def test_a_device_anywhere(docker: Docker) -> None:
+    flags = ("--device", "/dev/zero:/tmp/deep/zero:r")
+    script = "head -c 3 /tmp/deep/zero | wc -c; stat -c '%F %t:%T' /tmp/deep/zero"
+    assert docker.sh(script, *flags).split("\n") == ["3", "character special file 1:5"]
+    name = docker.name()
+    docker("run", "--name", name, *flags, "busybox", "true")
+    docker("start", "-a", name)
+    assert docker.state(name, "{{.State.ExitCode}}") == "0", "a node that is there already"
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--net", "host", "--sysctl", "net.ipv4.ip_forward=1"),
+         'sysctl "net.ipv4.ip_forward" not allowed in host network namespace'),
+        (("--ipc", "host", "--sysctl", "kernel.shmmax=1"),
+         'sysctl "kernel.shmmax" not allowed in the hosts ipc namespace'),
+        (("--cpuset-cpus", "99999"), "value of out range, maximum is 8192"),
+    ],
+)  # fmt: skip
+def test_what_would_change_the_host(docker: Docker, flags: tuple[str, ...], says: str) -> None:
+    docker.fails("run", "--rm", *flags, "busybox", "true", code=125, says=says)

@@ -160,7 +160,7 @@ def test_inspect_shows_mounts(docker: Docker, named: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("flag", "says"),
     [
-        ("x:y", "mount path must be absolute"),
+        ("/tmp:y", "mount path must be absolute"),
         ("/a:/", "destination can't be '/'"),
         ("/a:/b:bogus", "invalid mode: bogus"),
         ("b@d:/x", "includes invalid characters for a local volume name"),
@@ -235,3 +235,59 @@ def test_a_link_in_the_image_is_followed_inside_only(
 def test_a_full_volume_hides_the_image(docker: Docker, filled: str, named: str) -> None:
     docker.sh("echo mine >/v/mine", "-v", f"{named}:/v")
     assert docker.out("run", "--rm", "-v", f"{named}:/data", filled, "ls", "/data") == "mine"
+
+
+def test_a_new_volume_is_filled_when_the_container_is_made(docker: Docker, filled: str) -> None:
+    name = docker.name()
+    docker("create", "--name", name, "-v", f"{name}-a:/data", "-v", f"{name}-b:/nonesuch", filled)
+    try:
+        assert docker.sh("cat /v/file", "-v", f"{name}-a:/v") == "image"
+        docker.sh("rm -r /v/*", "-v", f"{name}-a:/v")
+        docker("start", name)
+        docker("wait", name)
+        assert docker.sh("ls -A /v", "-v", f"{name}-a:/v") == ".hidden", "once only"
+        assert docker.sh("ls -A /v", "-v", f"{name}-b:/v") == ""
+    finally:
+        docker("rm", "-f", "-v", name)
+        docker("volume", "rm", f"{name}-a", f"{name}-b")
+
+
+def test_a_declared_volume_over_a_file(docker: Docker) -> None:
+    before = docker.out("volume", "ls", "-q")
+    docker.fails(
+        *("run", "--rm", "-v", "/bin/busybox", "busybox", "true"),
+        code=125,
+        says="cannot mount volume over existing file, file exists",
+    )
+    assert docker.out("volume", "ls", "-q") == before
+
+
+def test_a_directory_over_a_file(docker: Docker, tmp_path: Path) -> None:
+    docker.fails(
+        *("run", "--rm", "-v", f"{tmp_path}:/etc/passwd", "busybox", "true"),
+        code=125,
+        says="Are you trying to mount a directory onto a file (or vice-versa)?",
+    )
+
+
+def test_a_subpath_of_a_volume(docker: Docker, named: str) -> None:
+    docker.sh("mkdir -p /v/a/b; echo deep >/v/a/b/f; ln -s / /v/out", "-v", f"{named}:/v")
+    mount = f"type=volume,src={named},dst=/s,volume-subpath="
+    assert docker.sh("cat /s/f", "--mount", mount + "a/b") == "deep"
+    assert docker.sh("ls /s", "--mount", mount + "out") != docker.sh("ls /"), "links stay inside"
+    docker.fails(
+        *("run", "--rm", "--mount", mount + "none", "busybox", "true"),
+        code=127,
+        says="no such file or directory",
+    )
+
+
+def test_a_tmpfs_over_a_mount(docker: Docker, tmp_path: Path) -> None:
+    (tmp_path / "hidden").touch()
+    flags = ("--mount", f"type=bind,src={tmp_path},dst=/x", "--tmpfs", "/x")
+    assert docker.sh("ls /x; stat -c %a /x", *flags) == "1777"
+    docker.fails(
+        *("run", "--rm", "-v", f"{tmp_path}:/x", "--tmpfs", "/x", "busybox", "true"),
+        code=125,
+        says="Duplicate mount point: /x",
+    )

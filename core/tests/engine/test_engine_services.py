@@ -361,7 +361,7 @@ async def test_conflicts_and_bad_names(volumes: Volumes) -> None:
         await volumes.create("data", driver="other")
     with pytest.raises(Conflict, match="exists with other options"):
         await volumes.create("data", options={"o": "2"})
-    for name in ("a", "-a", "a/b", "a b"):
+    for name in ("-a", "a/b", "a b"):
         with pytest.raises(
             InvalidParameter, match="includes invalid characters for a local volume"
         ):

@@ -25,6 +25,7 @@ from pyengine.engine.model import (
     Container,
     ContainerConfig,
     HostConfig,
+    ImageOptions,
     Mount,
     MountPoint,
     State,
@@ -183,8 +184,12 @@ def test_binds() -> None:
     [
         ("a:b:c:d", BAD_VOLUME), (":/x", BAD_VOLUME), ("a:", BAD_VOLUME), ("", BAD_VOLUME),
         ("relative", "mount path must be absolute"), ("/a:b", "mount path must be absolute"),
+        ("/a:ro", "invalid volume specification: '/a:ro'$"), ("/a:/b:z,Z", "invalid mode: z,Z"),
+        ("/a:/b:shared,slave", "invalid mode"), ("/a:/b:cached,delegated", "invalid mode"),
+        ("/a:/b:nocopy", "field VolumeOptions must not be specified"),
+        ("v:/b:shared", "field BindOptions must not be specified"),
         ("/a:/", "destination can't be '/'"), ("v:/..", "destination can't be '/'"),
-        ("/a:/b:huh", "invalid mode: huh"), ("./a:/b", "includes invalid characters"),
+        ("/a:/b:huh", "invalid mode: huh"), ("v::ro", "field Target must not be empty"),
     ],
 )  # fmt: skip
 def test_binds_that_are_wrong(text: str, says: str) -> None:
@@ -215,9 +220,28 @@ def test_mounts() -> None:
          "field BindOptions must not be specified"),
         (Mount(type="bind", source="/a", target="/b", bind_options=BindOptions(propagation="x")),
          "invalid propagation mode: x"),
-        (Mount(type="volume", target="/b", volume_options=VolumeOptions(subpath="../x")),
+        (Mount(type="volume", source="v", target="/b",
+               volume_options=VolumeOptions(subpath="../x")),
          "subpath must be a relative path within the volume"),
+        (Mount(type="volume", target="/b", volume_options=VolumeOptions(subpath="x")),
+         "must not set Subpath when using anonymous volumes"),
         (Mount(type="floppy", target="/b"), 'type "floppy": mount type unknown'),
+        (Mount(type="npipe", source="x", target="/b"), 'type "npipe": mount type unknown'),
+        (Mount(type="bind", source="/a", target="/b", cluster_options={}),
+         "field ClusterOptions must not be specified"),
+        (Mount(type="bind", source="/a", target="/b", image_options=ImageOptions()),
+         "field ImageOptions must not be specified"),
+        (Mount(type="tmpfs", target="/b", tmpfs_options=TmpfsOptions(options=[["uid", "0"]])),
+         "invalid option: uid"),
+        (Mount(type="tmpfs", target="/b", tmpfs_options=TmpfsOptions(options=[[]])),
+         "invalid option array length"),
+        (Mount(type="image", target="/b"), "field Source must not be empty"),
+        (Mount(type="bind", source="/a", target="/b",
+               bind_options=BindOptions(read_only_non_recursive=True)),
+         "mount options conflict: !ReadOnly && BindOptions.ReadOnlyNonRecursive"),
+        (Mount(type="bind", source="/a", target="/b",
+               bind_options=BindOptions(read_only_force_recursive=True)),
+         "mount options conflict: !ReadOnly && BindOptions.ReadOnlyForceRecursive"),
         (Mount(type="tmpfs", target="/"), "destination can't be '/'"),
     ],
 )  # fmt: skip
@@ -243,9 +267,64 @@ def test_who_wins_at_one_place() -> None:
     }  # fmt: skip
 
 
-def test_two_at_one_place() -> None:
+@pytest.mark.parametrize(
+    "host",
+    [
+        HostConfig(binds=["a:/x", "/b:/x/"]),
+        HostConfig(binds=["a:/x"], tmpfs={"/x/": ""}),
+        HostConfig(binds=["a:/x"], mounts=[Mount(type="tmpfs", target="/x")]),
+    ],
+)
+def test_two_at_one_place(host: HostConfig) -> None:
     with pytest.raises(InvalidParameter, match="Duplicate mount point: /x"):
-        resolve(ContainerConfig(), HostConfig(binds=["a:/x", "/b:/x/"]), lambda ref: container())
+        resolve(ContainerConfig(), host, lambda ref: container())
+
+
+def bound(source: str, **options: Any) -> MountPoint:
+    """The mount point of a bind, as the engine with its data in /var/lib/pe makes it."""
+    mount = Mount(type="bind", source=source, target="/x", bind_options=BindOptions(**options))
+    (point,) = resolve(
+        ContainerConfig(), HostConfig(mounts=[mount]), lambda ref: container(),
+        data_root="/var/lib/pe",
+    )  # fmt: skip
+    return point
+
+
+@pytest.mark.parametrize("source", ["/", "/var/lib", "/var/lib/pe", "/var/lib/pe/overlay2/x"])
+def test_mounts_of_the_engine_go_away_in_containers_too(source: str) -> None:
+    assert bound(source).propagation == "rslave"
+    assert bound(source, propagation="rshared").propagation == "rshared"
+    with pytest.raises(InvalidParameter, match='use either propagation mode "rslave" or "rshared"'):
+        bound(source, propagation="private")
+
+
+@pytest.mark.parametrize("source", ["/var/lib/peter", "/srv"])
+def test_other_binds_are_private(source: str) -> None:
+    assert bound(source).propagation == "rprivate"
+
+
+def test_read_only_binds_of_old_clients_are_not_recursive() -> None:
+    host = HostConfig(
+        binds=["/a:/a:ro", "/b:/b"],
+        mounts=[Mount(type="bind", source="/c", target="/c", read_only=True)],
+    )
+    for recursive in (True, False):
+        points = resolve(
+            ContainerConfig(), host, lambda ref: container(), recursive_read_only=recursive
+        )
+        found = {
+            point.destination: point.spec.bind_options.read_only_non_recursive
+            for point in points
+            if point.spec and point.spec.bind_options
+        }
+        never = not recursive
+        assert (found["/a"], found["/b"], found.get("/c", False)) == (never, False, never)
+
+
+@pytest.mark.parametrize("item", ["", "c:huh", "c:nocopy", "c:rslave", "c:ro,rw"])
+def test_volumes_from_what_is_wrong(item: str) -> None:
+    with pytest.raises(InvalidParameter, match=r"invalid mode|cannot be an empty"):
+        resolve(ContainerConfig(), HostConfig(volumes_from=[item]), lambda ref: container())
 
 
 def test_missing_sources(tmp_path: Path) -> None:
@@ -254,7 +333,8 @@ def test_missing_sources(tmp_path: Path) -> None:
     with pytest.raises(InvalidParameter, match="bind source path does not exist"):
         check_sources([from_mount(Mount(type="bind", source=f"{tmp_path}/no", target="/x"))])
     os.symlink("nowhere", tmp_path / "dangling")
-    check_sources([parse_bind(f"{tmp_path}/dangling:/x")])
+    with pytest.raises(EngineError, match=r"creating mount source path .* file exists"):
+        check_sources([parse_bind(f"{tmp_path}/dangling:/x")])
     assert not (tmp_path / "nowhere").exists()
 
 

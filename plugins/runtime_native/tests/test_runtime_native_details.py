@@ -130,7 +130,7 @@ def test_compiled_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda s: s["mounts"].append({"destination": "/", "type": "tmpfs"}), "root"),
         (lambda s: s["mounts"].append({"destination": "/proc/self/x", "type": "tmpfs"}), "/proc"),
         (lambda s: s["mounts"].append({"destination": "/x", "type": "bind"}), "no source"),
-        (lambda s: s["linux"].update(devices=[{"path": "/etc/x", "type": "c"}]), "outside"),
+        (lambda s: s["linux"].update(devices=[{"path": "etc/x", "type": "c"}]), "not absolute"),
         (lambda s: s.update(root={}), "root.path"),
     ],
 )  # fmt: skip

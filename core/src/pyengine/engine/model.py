@@ -130,8 +130,13 @@ class TmpfsOptions(Wire, omit_defaults=True):
     options: list[list[str]] | None = None
 
 
+class ImageOptions(Wire, omit_defaults=True):
+    subpath: str = ""
+
+
 class Mount(Wire, omit_defaults=True):
-    """One entry of ``HostConfig.Mounts`` (``--mount``)."""
+    """One entry of ``HostConfig.Mounts`` (``--mount``). ``cluster_options`` belong to swarms: only
+    looked at to refuse them."""
 
     type: str = ""
     source: str = ""
@@ -140,7 +145,9 @@ class Mount(Wire, omit_defaults=True):
     consistency: str = ""
     bind_options: BindOptions | None = None
     volume_options: VolumeOptions | None = None
+    image_options: ImageOptions | None = None
     tmpfs_options: TmpfsOptions | None = None
+    cluster_options: dict[str, Any] | None = None
 
 
 class HostConfig(Wire):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ TABLE = "volumes"
 #: volumes whose records are gone and whose contents are going
 REMOVALS = "volume-removals"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_FLAGS = ("0", "1", "false", "true")
 FILTERS = frozenset({"name", "label", "driver", "dangling"})
 
 
@@ -64,8 +66,9 @@ class Volumes:
             if name not in FILTERS:
                 raise InvalidParameter(f"invalid filter '{name}'")
         wanted = {name: values for name, values in (filters or {}).items() if values}
-        if any(v.lower() not in ("0", "1", "false", "true") for v in wanted.get("dangling", ())):
-            raise InvalidParameter(f"invalid filter 'dangling=[{' '.join(wanted['dangling'])}]'")
+        dangling = wanted.get("dangling", ())
+        if len(dangling) > 1 or any(v.lower() not in _FLAGS for v in dangling):
+            raise InvalidParameter(f"invalid filter 'dangling=[{' '.join(sorted(dangling))}]'")
         return [
             record
             for name, record in sorted(self._records.items())
@@ -83,6 +86,17 @@ class Volumes:
         """Where the contents are on the host."""
         record = self.get(name)
         return str(self._driver(record.driver).path(name))
+
+    def is_full(self, name: str) -> bool:
+        """Whether a volume that is a plain directory has something in it, so that nothing goes in
+        from an image. What drivers have to mount first is not looked at."""
+        if self._records[name].options:
+            return False
+        try:
+            with os.scandir(self.mountpoint(name)) as entries:
+                return next(entries, None) is not None
+        except OSError:
+            return False
 
     async def create(
         self,
@@ -114,6 +128,11 @@ class Volumes:
         the intent is on disk first, and a container and its volumes are one transaction."""
         anonymous = not name
         name = name or new_id()
+        if len(name) == 1:
+            raise InvalidParameter(
+                f"create {name}: volume name is too short, names should be at least two "
+                "alphanumeric characters"
+            )
         if not NAME.fullmatch(name):
             raise InvalidParameter(
                 f'create {name}: "{name}" includes invalid characters for a local volume name, '
@@ -149,8 +168,11 @@ class Volumes:
             await self._calls(Kind.VOLUME, record.driver)(
                 self._driver(record.driver).create, record
             )
-        except BaseException:
+        except BaseException as error:
             await self.unmake([record])
+            if isinstance(error, EngineError):
+                brief = f"create {record.name}: {error.brief}"
+                raise type(error)(brief, error.detail, error.help) from None
             raise
         self._events.emit("volume", "create", record.name, {"driver": record.driver})
 

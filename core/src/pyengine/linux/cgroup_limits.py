@@ -30,6 +30,9 @@ class Write(NamedTuple):
     optional: bool = False
 
 
+#: What the kernel takes into cpu.shares; others it would change without a word.
+MINIMUM_SHARES, MAXIMUM_SHARES = 2, 262144
+
 _MEMORY = frozenset(
     {
         "limit",
@@ -225,7 +228,12 @@ def _plan_v1(resources: dict[str, Any], new: bool) -> list[Write]:
         p.add("memory.oom_control", "1", "disabling the OOM killer")
 
     cpu = resources.get("cpu") or {}
-    p.add("cpu.shares", cpu.get("shares") or None, "cpu shares")
+    shares = cpu.get("shares") or None
+    if shares is not None and shares < MINIMUM_SHARES:
+        raise InvalidParameter(f"the minimum allowed cpu-shares is {MINIMUM_SHARES}")
+    if shares is not None and shares > MAXIMUM_SHARES:
+        raise InvalidParameter(f"the maximum allowed cpu-shares is {MAXIMUM_SHARES}")
+    p.add("cpu.shares", shares, "cpu shares")
     p.add("cpu.cfs_period_us", cpu.get("period") or None, "cpu period")
     quota = cpu.get("quota") or None
     p.add("cpu.cfs_quota_us", None if new and quota == -1 else quota, "cpu quota")
@@ -370,9 +378,9 @@ def _check_swap(limit: int | None, swap: int | None) -> None:
 def weight_of_shares(shares: int) -> int:
     """cpu.weight (1..10000) of cpu.shares (2..262144), as runc computes it since 1.3: a curve in
     the logarithm through both ends and both defaults (1024 becomes 100)."""
-    if shares <= 2:
+    if shares <= MINIMUM_SHARES:
         return 1
-    if shares >= 262144:
+    if shares >= MAXIMUM_SHARES:
         return 10000
     log = math.log2(shares)
     return math.ceil(10 ** ((log * log + 125 * log) / 612.0 - 7.0 / 34.0))

@@ -42,6 +42,7 @@ class ResolvedMount(msgspec.Struct, kw_only=True):
     a tmpfs, as the user wrote them (``size=64m``, ``mode=1770``). ``propagation``: "" for the
     default, rprivate. ``recursive``: bring along what is mounted below ``source``;
     ``read_only_recursive``: make that read-only as well (what Docker does by default).
+    ``propagation_asked``: by the user, so that a source that cannot have it is an error.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class ResolvedMount(msgspec.Struct, kw_only=True):
     source: str = ""
     writable: bool = True
     propagation: str = ""
+    propagation_asked: bool = True
     recursive: bool = True
     read_only_recursive: bool = True
     options: list[str] = []
@@ -126,8 +128,13 @@ def _entry(mount: ResolvedMount, linux: dict[str, Any]) -> dict[str, Any]:
     propagation = mount.propagation or "rprivate"
     if propagation not in _PROPAGATIONS:
         raise InvalidParameter(f"invalid mount config: unknown propagation {propagation!r}")
+    try:
+        _raise_root_propagation(linux, mount.source, propagation)
+    except InvalidParameter:
+        if mount.propagation_asked:
+            raise
+        propagation = "rprivate"
     options.append(propagation)
-    _raise_root_propagation(linux, mount.source, propagation)
     return {
         "destination": mount.destination,
         "type": "bind",

@@ -20,6 +20,8 @@ from pyengine.oci.spec import RESERVED_ANNOTATIONS, EngineOptions
 MINIMUM_MEMORY = 6 << 20
 _HOSTNAME_LIMIT = 64
 _MILLISECOND = 1_000_000
+#: More processors than any kernel is built for.
+_CPUSET_LIMIT = 8192
 _RLIMITS = frozenset(
     (
         *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile"),
@@ -70,7 +72,7 @@ def check_settings(config: ContainerConfig, host: HostConfig) -> None:
         if entry == "" or entry.startswith("="):
             raise InvalidParameter(f"invalid environment variable: {entry}")
     _healthcheck(config.healthcheck)
-    _restart_policy(host.restart_policy)
+    check_restart_policy(host.restart_policy)
     if host.auto_remove and host.restart_policy.name not in ("", "no"):
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
     for field, names in (("CapAdd", host.cap_add), ("CapDrop", host.cap_drop)):
@@ -158,7 +160,8 @@ def _healthcheck(health: HealthConfig | None) -> None:
         raise InvalidParameter("Retries in Healthcheck cannot be negative")
 
 
-def _restart_policy(policy: RestartPolicy) -> None:
+def check_restart_policy(policy: RestartPolicy) -> None:
+    """``InvalidParameter`` for a policy that is none, or a count where none belongs."""
     if policy.name not in ("", "no", "always", "unless-stopped", "on-failure"):
         raise InvalidParameter(
             f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', "
@@ -332,6 +335,11 @@ def _cpuset(host: HostConfig, facts: HostFacts, warnings: list[str]) -> None:
             raise InvalidParameter(
                 f"Invalid value {wanted} for cpuset {kind}", f"invalid format: {wanted}"
             ) from None
+        if max(asked) >= _CPUSET_LIMIT:
+            raise InvalidParameter(
+                f"Invalid value {wanted} for cpuset {kind}",
+                f"value of out range, maximum is {_CPUSET_LIMIT}",
+            )
         if not asked <= _number_list(present):
             raise InvalidParameter(
                 f"Requested {what} are not available - requested {wanted}, available: {present}"

@@ -194,6 +194,12 @@ def _mount(root: int, mount: MountPlan, plan: InitPlan) -> None:
     if mount.kind == "bind":
         target = mounts.make_target(root, mount.target, directory=mount.is_directory)
         _refuse_procfs(target, mount)
+        if stat.S_ISDIR(os.fstat(target).st_mode) != mount.is_directory:
+            raise EngineError(
+                f"error mounting {mount.source!r} to rootfs at {mount.target!r}: not a directory: "
+                "Are you trying to mount a directory onto a file (or vice-versa)? Check if the "
+                "specified host path exists and is the expected type"
+            )
         mounts.attach(mount.tree, target)
     elif mount.kind == "cgroup":
         target = mounts.make_target(root, mount.target, directory=True)
@@ -215,6 +221,7 @@ def _refuse_procfs(target: int, mount: MountPlan) -> None:
 
 def _mount_new(root: int, mount: MountPlan) -> int:
     options = mount.options
+    covers = _is_there(root, mount.target) if mount.fstype == "tmpfs" else False
     target = mounts.make_target(root, mount.target, directory=True)
     if mount.fstype in ("proc", "sysfs"):
         _prove_ordinary(root, mount.target)
@@ -223,8 +230,8 @@ def _mount_new(root: int, mount: MountPlan) -> int:
     if mount.fstype == "tmpfs":
         attributes &= ~syscalls.MOUNT_ATTR_RDONLY
     data = options.data
-    if mount.fstype == "tmpfs" and not any(key == "mode" for key, _ in data):
-        # As runc has it: the directory that is covered lends its mode.
+    if covers and not any(key == "mode" for key, _ in data):
+        # As runc has it: a directory that is covered lends its mode; else it is tmpfs's, 1777.
         data = (*data, ("mode", f"{stat.S_IMODE(os.fstat(target).st_mode):o}"))
     try:
         tree = mounts.new_filesystem(mount.fstype, mount.source or mount.fstype, data, attributes)
@@ -243,6 +250,14 @@ def _mount_new(root: int, mount: MountPlan) -> int:
     mounts.attach(tree, target)
     os.close(tree)
     return target
+
+
+def _is_there(root: int, path: str) -> bool:
+    try:
+        os.close(mounts.open_in_root(root, path))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _prove_ordinary(root: int, path: str) -> None:
@@ -289,10 +304,10 @@ def _mount_cgroups(target: int, mount: MountPlan, plan: InitPlan) -> None:
 def _make_devices(root: int, plan: InitPlan) -> None:
     dev = mounts.make_target(root, "/dev", directory=True)
     for device in plan.devices:
-        directory, _, name = device.path.removeprefix("/dev/").rpartition("/")
+        directory, _, name = device.path.rpartition("/")
         parent = dev
-        if directory:
-            parent = mounts.make_target(root, "/dev/" + directory, directory=True)
+        if directory != "/dev":
+            parent = mounts.make_target(root, directory or "/", directory=True)
         failpoint("runtime.mknod")
         try:
             if plan.user_namespace:

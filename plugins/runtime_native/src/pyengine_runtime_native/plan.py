@@ -327,8 +327,8 @@ def _devices(linux: dict[str, Any]) -> list[Device]:
         if kind is None:
             raise InvalidParameter(f"device {entry.get('path')} has no type b, c, u or p")
         path = os.path.normpath(entry["path"])
-        if not path.startswith("/dev/"):
-            raise Unsupported(f"device {path} is outside of /dev")
+        if path == "/" or not path.startswith("/"):
+            raise InvalidParameter(f"device path {entry['path']!r} is not absolute")
         mode = entry.get("fileMode")
         devices[path] = Device(
             path,
@@ -361,17 +361,17 @@ def _sysctls(
         first = next((c for c in key if c in "./"), ".")
         name = key if first == "." else key.translate(str.maketrans("./", "/."))
         if name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
-            needed = syscalls.CLONE_NEWIPC
+            needed, where = syscalls.CLONE_NEWIPC, "the hosts ipc namespace"
         elif name.startswith("net."):
-            needed = syscalls.CLONE_NEWNET
+            needed, where = syscalls.CLONE_NEWNET, "host network namespace"
         elif name in ("kernel.domainname", "kernel.hostname"):
-            needed = syscalls.CLONE_NEWUTS
+            needed, where = syscalls.CLONE_NEWUTS, "the hosts uts namespace"
         else:
             raise InvalidParameter(f'sysctl "{key}" is not in a separate kernel namespace')
         if not _has(needed, new, joins):
             raise InvalidParameter(
-                f'sysctl "{key}" is not allowed: it would change the host',
-                help="give the container a namespace of its own for it",
+                f'sysctl "{key}" not allowed in {where}',
+                help="it would change the host: give the container a namespace of its own for it",
             )
         path = "/proc/sys/" + name.translate(str.maketrans("./", "/."))
         if "/../" in path or path.endswith("/.."):

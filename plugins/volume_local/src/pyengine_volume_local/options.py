@@ -119,8 +119,8 @@ def mount(spec: MountSpec, target: str) -> None:
     except OSError as error:
         data = re.sub(r"(password|pass)=[^,]*", r"\1=********", spec.data)
         raise EngineError(
-            f"failed to mount local volume: mount {spec.device}:{target}, "
-            f"flags: {spec.flags:#x}"
+            f"failed to mount local volume: mount {spec.device}:{target}"
+            + (f", flags: {spec.flags:#x}" if spec.flags else "")
             + (f", data: {data}" if data else "")
             + f": {(error.strerror or '').lower()}"
         ) from None

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from pyengine import timestamps
 from pyengine.contracts.base import Kind
 from pyengine.contracts.logging import LoggingDriver, record_attributes
 from pyengine.contracts.storage import StorageCapability, StorageDriver
@@ -104,7 +103,7 @@ class Bundles:
         self._places = places
         self._settings = settings
         self._drivers = drivers
-        self._calls = calls
+        self.calls = calls
         self._hooks = hooks
         self._registry = registry
         self._volumes = volumes
@@ -112,6 +111,10 @@ class Bundles:
         self._uses: Counter[str] = Counter()
         #: descriptors that are sources of mounts, until these are made
         self._sources: dict[str, list[int]] = {}
+
+    @property
+    def data_root(self) -> str:
+        return str(self._places.data_root)
 
     def files(self, container: Container) -> Files:
         short = container.id[:12]
@@ -139,7 +142,7 @@ class Bundles:
         container = live.record
         files = self.files(container)
         storage = self.storage(container)
-        calls = self._calls(Kind.STORAGE, storage.name)
+        calls = self.calls(Kind.STORAGE, storage.name)
         volatile = (
             container.host_config.auto_remove
             and StorageCapability.VOLATILE in storage.capabilities()
@@ -148,8 +151,6 @@ class Bundles:
             calls(storage.mount, container.layer, label=container.mount_label, volatile=volatile),
             self.resolve_mounts(container),
         )
-        if container.mounts and container.state.started_at == timestamps.NEVER:
-            await self.fill_volumes(container, rootfs, resolved)
         return self._launch(live, files, rootfs, resolved, hosts)
 
     def launched(self, user: str) -> None:
@@ -163,7 +164,7 @@ class Bundles:
         files = self.files(container)
         problems: list[str] = []
         storage = self.storage(container)
-        calls = self._calls(Kind.STORAGE, storage.name)
+        calls = self.calls(Kind.STORAGE, storage.name)
         for point in container.mounts:
             if point.type == "volume":
                 try:
@@ -188,7 +189,7 @@ class Bundles:
         meanwhile. ``NotFound`` if it was just removed."""
         container = live.record
         storage = self.storage(container)
-        calls = self._calls(Kind.STORAGE, storage.name)
+        calls = self.calls(Kind.STORAGE, storage.name)
         async with live.lock:
             if live.settling is not None:
                 # It has just ended: its unmounting must not come between.
@@ -209,7 +210,7 @@ class Bundles:
             del self._uses[live.id]
         async with live.lock:
             if not (self._uses[live.id] or live.shim is not None or live.removed):
-                await self._calls(Kind.STORAGE, storage.name)(storage.unmount, live.record.layer)
+                await self.calls(Kind.STORAGE, storage.name)(storage.unmount, live.record.layer)
 
     def cgroup(self, container: Container) -> str:
         """Path of its cgroup, as the hierarchies' roots see it."""
@@ -287,35 +288,27 @@ class Bundles:
             shim_cgroup=self._settings.shim_cgroup,
         )
 
-    async def fill_volumes(
-        self, container: Container, rootfs: Path, resolved: Sequence[ResolvedMount]
-    ) -> None:
-        """What the image has where volumes are mounted goes into those that are empty."""
-        for point, mounted in zip(container.mounts, resolved, strict=False):
-            options = point.spec.volume_options if point.spec else None
-            if point.type == "volume" and not point.no_copy and not (options and options.subpath):
-                source = Path(mounted.source)
-                await self._volumes.fill(point.name, source, rootfs, point.destination)
-
     async def resolve_mounts(self, container: Container, user: str = "") -> list[ResolvedMount]:
         """The container's mounts with their sources present, in the order of its record.
 
         ``user``: for whom volumes are mounted, if not for the container's own run; whoever it is
         unmounts them. Sources may be descriptors of ours until :meth:`launched` is called.
         """
-        resolved = []
-        mounts.check_sources(container.mounts)
-        for point in container.mounts:
-            resolved.append(await self._resolve_mount(container, point, user))
-        for destination, text in (container.host_config.tmpfs or {}).items():
+        tmpfs = container.host_config.tmpfs or {}
+        covered = {os.path.normpath(destination) for destination in tmpfs}
+        points = [p for p in container.mounts if p.type == "tmpfs" or p.destination not in covered]
+        mounts.check_sources(points)
+        resolved = [await self.resolve_mount(container, point, user) for point in points]
+        for destination, text in tmpfs.items():
             resolved.append(
                 ResolvedMount(kind="tmpfs", destination=destination, options=text.split(","))
             )
         return resolved
 
-    async def _resolve_mount(
-        self, container: Container, point: MountPoint, user: str
+    async def resolve_mount(
+        self, container: Container, point: MountPoint, user: str = ""
     ) -> ResolvedMount:
+        """As :meth:`resolve_mounts`, for one of them."""
         if point.type == "tmpfs":
             given = point.spec.tmpfs_options if point.spec else None
             return ResolvedMount(
@@ -342,6 +335,7 @@ class Bundles:
             source=point.source,
             writable=point.rw,
             propagation=point.propagation if point.propagation != "rprivate" else "",
+            propagation_asked=bool(options and options.propagation),
             recursive=not (options and options.non_recursive),
             read_only_recursive=not (options and options.read_only_non_recursive),
         )
@@ -357,7 +351,8 @@ class Bundles:
                 os.close(fd)
         except OSError as error:
             raise InvalidParameter(
-                f"cannot access path {root}/{subpath}", error.strerror or str(error)
+                f"cannot access path {root}/{subpath}",
+                f"lstat {root}/{subpath}: {(error.strerror or str(error)).lower()}",
             ) from error
         self._sources.setdefault(user, []).append(found)
         return f"/proc/{os.getpid()}/fd/{found}"

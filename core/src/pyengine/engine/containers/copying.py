@@ -17,7 +17,6 @@ from typing import BinaryIO
 
 from isal import igzip
 
-from pyengine import timestamps
 from pyengine.archive import decompress
 from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.lifecycle import attributes
@@ -131,8 +130,6 @@ class Copying:
         async with self._bundles.mounted(live) as rootfs:
             try:
                 resolved = await self._bundles.resolve_mounts(container, user)
-                if container.state.started_at == timestamps.NEVER:
-                    await self._bundles.fill_volumes(container, rootfs, resolved)
                 shim = live.shim.shim_pid if live.shim is not None else 0
                 view = await on_thread("copy", self._assemble, container, shim, rootfs, resolved)
                 try:

@@ -22,6 +22,21 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _ABSENT = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
 
 
+def has_directory(rootfs: Path, destination: str) -> bool:
+    """Whether ``rootfs`` has a directory at ``destination``. ``NotADirectoryError`` if it has
+    something else there."""
+    root = os.open(rootfs, os.O_PATH | _DIRECTORY)
+    try:
+        os.close(openat2(root, destination.lstrip("/") or ".", os.O_PATH | _DIRECTORY))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return False
+        raise
+    finally:
+        os.close(root)
+    return True
+
+
 def copy_up(rootfs: Path, destination: str, volume: Path) -> bool:
     """Fill ``volume``, if it is empty, with what ``rootfs`` has at ``destination``.
 

@@ -20,11 +20,12 @@ from pyengine.contracts.volume import VolumeRecord
 from pyengine.drivers import Drivers
 from pyengine.engine import names
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.containers import mounts
+from pyengine.engine.containers import mounts, updates
 from pyengine.engine.containers.attachments import PendingAttachment
 from pyengine.engine.containers.bundle import Bundles, check_tmpfs
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes, signal_number
 from pyengine.engine.containers.logs import follow_log
+from pyengine.engine.containers.populate import populate
 from pyengine.engine.containers.processes import top
 from pyengine.engine.containers.registry import TABLE, Live, Registry
 from pyengine.engine.containers.removal import Removals
@@ -170,8 +171,11 @@ class Containers:
         host: HostConfig,
         networking: NetworkingConfig,
         platform: str = "",
+        *,
+        recursive_read_only: bool = True,
     ) -> tuple[str, Sequence[str]]:
-        """Make a container that does not run: (id, warnings).
+        """Make a container that does not run: (id, warnings). ``recursive_read_only``: as
+        :func:`mounts.resolve` has it.
 
         ``NotFound`` for an unknown image, ``Conflict`` for a name taken, ``InvalidParameter`` in
         Docker's words for anything wrong in the bodies.
@@ -187,7 +191,13 @@ class Containers:
         warnings = self._validate(config, host)
         record = self._record(name, config, host, image)
         record.networks = self._sandboxes.plan(record, networking.endpoints_config or {})
-        record.mounts = mounts.resolve(config, host, self.get)
+        record.mounts = mounts.resolve(
+            config,
+            host,
+            self.get,
+            data_root=self._bundles.data_root,
+            recursive_read_only=recursive_read_only,
+        )
         self._registry.reserve(record.name, record.id)
         storage = self._storage(record)
         calls = self._calls(Kind.STORAGE, storage.name)
@@ -208,6 +218,7 @@ class Containers:
                 parent = await self._images.layer(image.id, storage.name)
                 await calls(storage.prepare, record.layer, parent, options, mountpoints=True)
             self._hooks.storage_snapshot_prepared(record.layer, parent or "", record.id)
+            await populate(record, self._bundles, self._volumes)
             files = self._bundles.files(record)
             files.directory.mkdir(mode=0o710, parents=True, exist_ok=True)
             record.phase = ""
@@ -333,12 +344,15 @@ class Containers:
     async def update(self, ref: str, body: HostConfig, given: set[str]) -> Sequence[str]:
         """Change limits and the restart policy; ``given``: the fields that the body has."""
         live = self._registry.live(ref)
+        warnings = updates.check(body, given, self._facts)
         async with live.lock:
-            host = live.record.host_config
-            changed = msgspec.structs.replace(host, **{f: getattr(body, f) for f in given})
-            warnings = check_resources(changed, self._facts, update=True)
+            changed = updates.merged(live.id, live.record.host_config, body, given)
             if live.shim is not None and given - {"restart_policy"}:
-                await live.shim.update(from_host_config(changed))
+                try:
+                    await live.shim.update(from_host_config(changed))
+                except EngineError as error:
+                    brief = f"Cannot update container {live.id}: {error.brief}"
+                    raise type(error)(brief, error.detail, error.help) from None
             live.record.host_config = changed
             await self._registry.save(live)
         self._events.emit("container", "update", live.id, attributes(live.record))

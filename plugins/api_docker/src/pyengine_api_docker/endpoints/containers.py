@@ -91,7 +91,12 @@ async def create(call: Call) -> web.StreamResponse:
     platform = call.query["platform"] if call.version >= 41 else ""
     warnings = _adjust(config, host, networking, call.version)
     id, more = await call.engine.containers.create(
-        call.query["name"], config, host, networking, platform
+        call.query["name"],
+        config,
+        host,
+        networking,
+        platform,
+        recursive_read_only=call.version >= 44,
     )
     return json({"Id": id, "Warnings": [*more, *warnings]}, 201)
 
@@ -158,6 +163,14 @@ def _check_mounts(host: HostConfig, version: int) -> None:
             mount.bind_options.create_mountpoint = False
         if mount.bind_options is not None and version < 40:
             mount.bind_options.non_recursive = False
+        if mount.bind_options is not None and version < 44:
+            mount.bind_options.read_only_non_recursive = False
+            if mount.bind_options.read_only_force_recursive:
+                raise InvalidParameter(
+                    "BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer"
+                )
+        if mount.type == "image" and version < 48:
+            raise InvalidParameter('Mount type "Image" needs API v1.48 or newer')
         if mount.volume_options is not None and mount.volume_options.subpath and version < 45:
             raise InvalidParameter("VolumeOptions.Subpath needs API v1.45 or newer")
 

@@ -1,0 +1,60 @@
+"""What an image has where new volumes are mounted goes into them when the container is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyengine.contracts.base import Kind
+from pyengine.engine.containers.bundle import Bundles
+from pyengine.engine.containers.copyup import has_directory
+from pyengine.engine.model import Container, MountPoint
+from pyengine.engine.threads import on_thread
+from pyengine.engine.volumes import Volumes
+from pyengine.errors import InvalidParameter
+
+
+async def populate(container: Container, bundles: Bundles, volumes: Volumes) -> None:
+    """Fill the empty ones among the volumes of ``container``, which nobody else knows yet.
+
+    ``InvalidParameter`` where the image has a file in the place of a volume that it declares. A
+    volume is mounted only if there is something to go into it: its server may not answer.
+    """
+    points = [p for p in container.mounts if p.type == "volume" and not p.no_copy]
+    points = [p for p in points if not volumes.is_full(p.name)]
+    if not points:
+        return
+    storage = bundles.storage(container)
+    calls = bundles.calls(Kind.STORAGE, storage.name)
+    rootfs = await calls(storage.mount, container.layer, label=container.mount_label)
+    try:
+        await _fill(container, points, rootfs, bundles, volumes)
+    finally:
+        await calls(storage.unmount, container.layer)
+
+
+async def _fill(
+    container: Container,
+    points: Sequence[MountPoint],
+    rootfs: Path,
+    bundles: Bundles,
+    volumes: Volumes,
+) -> None:
+    user = f"{container.id}.create"
+    for point in points:
+        try:
+            if not await on_thread("copy-up", has_directory, rootfs, point.destination):
+                continue
+        except NotADirectoryError:
+            if point.spec is None:
+                raise InvalidParameter(
+                    "cannot mount volume over existing file, file exists "
+                    f"{rootfs}{point.destination}"
+                ) from None
+            continue
+        try:
+            source = (await bundles.resolve_mount(container, point, user)).source
+            await volumes.fill(point.name, Path(source), rootfs, point.destination)
+        finally:
+            bundles.launched(user)
+            await volumes.unmount(point.name, container.id, user)

@@ -11,6 +11,9 @@ SOURCES = core/src $(sort $(wildcard plugins/*/src))
 RUN_PACKAGES = python3-venv libnftables1 libseccomp2 nftables iproute2 procps busybox-static
 TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fsprogs xfsprogs util-linux git curl docker-registry skopeo
 
+# Where it is set every start of a command or daemon would compile its modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo test test-core lint test-faults test-vm bench clean
 
 help:

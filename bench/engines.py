@@ -44,6 +44,9 @@ class Engine(ABC):
     def shims(self) -> list[int]:
         """Those of `processes` of which there is one for each container."""
 
+    def restart(self) -> float:
+        raise NotImplementedError(f"{self.name} is not restarted")
+
     @abstractmethod
     def close(self) -> None:
         """Stop it if this run started it; remove what this run made."""
@@ -170,28 +173,48 @@ class Pyengine(Engine):
         self.root = Path(tempfile.mkdtemp(prefix="pyengine-", dir=peer.root))
         self.exec_root = Path(tempfile.mkdtemp(prefix="pyengine-bench-", dir="/run"))
         self.url = f"unix://{self.exec_root}/api.sock"
-        command = [str(self.program), "daemon", "-H", self.url, *flags]
-        command += [
-            "--data-root",
-            str(self.root / "data"),
-            "--exec-root",
-            str(self.exec_root / "x"),
+        self._command = [
+            *(str(self.program), "daemon", "-H", self.url, *flags),
+            *("--data-root", str(self.root / "data")),
+            *("--exec-root", str(self.exec_root / "x")),
         ]
         self.log = self.root / "daemon.log"
-        with self.log.open("wb") as log:
-            self._daemon = subprocess.Popen(
-                peer.in_network(*command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._daemon = self._start()
         try:
             self._wait(30)
             self.load(self.image, images.busybox_tar)
         except BaseException:
             self.close()
             raise
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                self.peer.in_network(*self._command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def restart(self) -> float:
+        """Kill the daemon under its containers; milliseconds from the start of the next one to its
+        first answer to `ps`."""
+        self._daemon.kill()
+        self._daemon.wait()
+        begin = time.perf_counter()
+        self._daemon = self._start()
+        while True:
+            try:
+                # Refused until it listens, which costs the client a few milliseconds.
+                timed(self.command("ps"))
+                break
+            except CommandFailed:
+                if self._daemon.poll() is not None:
+                    raise
+        took = (time.perf_counter() - begin) * 1000
+        self.run("info")  # answered when it has put everything in order
+        return took
 
     def command(self, *argv: str) -> list[str]:
         return [self.peer.cli(), "-H", self.url, *argv]

@@ -11,6 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Hundreds of daemons and commands are started: their modules are compiled once, not each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 from harness import EngineProcess, busybox_tar, docker_cli
 
 

@@ -86,7 +86,8 @@ class EngineProcess:
         deadline = time.monotonic() + STARTS_WITHIN
         while True:
             with contextlib.suppress(OSError):
-                if self.api("GET", "/_ping")[0] == 200:
+                # Not a ping, which is answered before the host has been put in order.
+                if self.api("GET", "/info")[0] == 200:
                     return
             if self._process is not None and self._process.poll() is not None:
                 raise Failed(f"the daemon ended with {self._process.returncode}:\n{self.tail()}")

@@ -16,10 +16,10 @@ from aiohttp import web
 from pyengine.config import Config
 from pyengine.errors import EngineError, InvalidParameter, NotFound, Unauthorized, Unavailable
 from pyengine.oci.image import Descriptor
-from pyengine.registry.client import Slots
 from pyengine.registry.failures import retry_after
 from pyengine.registry.models import Credentials
 from pyengine.registry.repository import MAX_MANIFEST, Repository
+from pyengine.registry.slots import Slots
 from pyengine.testing.registry import SmallRegistry, make_image
 
 from .conftest import Memory

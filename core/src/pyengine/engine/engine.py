@@ -12,6 +12,7 @@ import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyengine import config as configuration
 from pyengine import drivers as driver_module
@@ -36,8 +37,6 @@ from pyengine.engine.images import layers as layers_module
 from pyengine.engine.images.commit import Commits
 from pyengine.engine.images.content import Content
 from pyengine.engine.images.layers import Layers
-from pyengine.engine.images.pull import Puller
-from pyengine.engine.images.push import Pusher
 from pyengine.engine.images.service import Images
 from pyengine.engine.images.unpackers import Unpackers
 from pyengine.engine.model import Container, Ulimit
@@ -55,10 +54,14 @@ from pyengine.linux.cgroups import Cgroup
 from pyengine.oci import facts
 from pyengine.oci.defaults import find_init
 from pyengine.oci.spec import EngineOptions
-from pyengine.registry.client import Registries
 from pyengine.state.content import ContentStore
 from pyengine.state.database import Database
 from pyengine.supervisor.client import Supervisor
+
+if TYPE_CHECKING:
+    from pyengine.engine.images.pull import Puller
+    from pyengine.engine.images.push import Pusher
+    from pyengine.registry.client import Registries
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +111,7 @@ class Engine:
         self._healer: asyncio.Task[None] | None = None
         self._warnings: list[str] = []
         self._locks: list[int] = []
+        self._restored = asyncio.Event()
 
     # -- open: nothing is served yet ---------------------------------------------------------------
 
@@ -135,25 +139,33 @@ class Engine:
             shim_cgroup=f"/{self.places.prefix}-shims",
             on_zygote_restart=lambda: log.warning("the zygote had died; there is a new one"),
         )
-        await self.supervisor.start()
+        zygote = asyncio.create_task(self.supervisor.start())
+        # It is under way now, and takes another processor's time while this one loads the rest.
+        await asyncio.sleep(0)
         self._assemble()
+        self._load_frontends()
+        await zygote
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
-        """Make the host agree with the records, then serve on ``listeners``."""
-        await self._restore.run()
+        """Serve on ``listeners``, and make the host agree with the records.
+
+        What only reads is answered as soon as it is known which containers live; what changes
+        anything waits (:meth:`restored`) until the rest has been put right.
+        """
+        await self._restore.adopt()
         for live in self._registry:
             self.execs.restore(live)
+        for frontend in self._frontends:
+            await frontend.start(list(listeners) if frontend.protocol == "http" else [])
+        await self._restore.reconcile()
         await self.portproxy.update()
         self.usage.start()
         self._healer = asyncio.create_task(self._heal())
-        for entry in driver_module.discover(["pyengine.api"]).get("pyengine.api", []):
-            frontend: Frontend = entry.load()(self)
-            await frontend.start(list(listeners) if frontend.protocol == "http" else [])
-            self._frontends.append(frontend)
-        if not self._frontends:
-            raise Unavailable(
-                "no API frontend is installed", help="pip install pyengine-api-docker"
-            )
+        self._restored.set()
+
+    async def restored(self) -> None:
+        """Wait until the host agrees with the records."""
+        await self._restored.wait()
 
     def reload(self, new: Config) -> list[str]:
         """Let the keys that can change in a running engine be as in ``new``, and tell who listens
@@ -280,6 +292,14 @@ class Engine:
         for name, hooks in driver_module.load_hooks():
             self.hooks.register(hooks, name)
 
+    def _load_frontends(self) -> None:
+        for entry in driver_module.discover(["pyengine.api"]).get("pyengine.api", []):
+            self._frontends.append(entry.load()(self))
+        if not self._frontends:
+            raise Unavailable(
+                "no API frontend is installed", help="pip install pyengine-api-docker"
+            )
+
     def _contexts(self, kind: Kind) -> dict[str, DriverContext]:
         """Contexts of all drivers of a kind that work here: what the zygote preloads."""
         contexts = {}
@@ -293,6 +313,11 @@ class Engine:
         return contexts
 
     def _assemble(self) -> None:
+        # Loaded beside the zygote's start: the registries' HTTP client takes a quarter of a second.
+        from pyengine.engine.images.pull import Puller
+        from pyengine.engine.images.push import Pusher
+        from pyengine.registry.client import Registries
+
         config, places = self.config, self.places
         host = facts.detect()
         init_path = find_init(config.init_path)

@@ -22,7 +22,7 @@ from pyengine.contracts.storage import LayerRecord, StorageDriver
 from pyengine.drivers import Drivers, Places
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers.bundle import Bundles
-from pyengine.engine.containers.lifecycle import Lifecycle
+from pyengine.engine.containers.lifecycle import Lifecycle, note_end
 from pyengine.engine.containers.registry import Live, Registry
 from pyengine.engine.containers.removal import Removals
 from pyengine.engine.containers.sandbox import Sandboxes
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Restore:
-    """Runs once, before the API listens."""
+    """Runs once: :meth:`adopt` before the API listens, :meth:`reconcile` before it changes any."""
 
     def __init__(
         self,
@@ -73,11 +73,17 @@ class Restore:
         self._layers = layers
         self._cgroup_parent = cgroup_parent
 
-    async def run(self) -> None:
-        """Do it all. A part that fails is logged and does not keep the others from being done."""
+    async def adopt(self) -> None:
+        """Find the containers that live, and what became of those that do not."""
+        began = time.monotonic()
         self._removing = self._removals.pending()
-        ended: list[tuple[Live, ExitRecord]] = []
-        await asyncio.gather(*(self._adopt(live, ended) for live in self._registry))
+        #: those that ended while no daemon was there
+        self._ended: list[tuple[Live, ExitRecord]] = []
+        await asyncio.gather(*(self._adopt(live) for live in self._registry if _may_live(live)))
+        log.debug("adopting took %d ms", (time.monotonic() - began) * 1000)
+
+    async def reconcile(self) -> None:
+        """Do the rest. A part that fails is logged and does not keep the others from being done."""
         for part in (
             self._runtimes,
             self._network,
@@ -85,12 +91,15 @@ class Restore:
             self._volume,
             self._directories,
         ):
+            began = time.monotonic()
+            name = part.__name__.strip("_")
             try:
                 for line in await part():
                     log.warning("reconciled: %s", line)
             except (EngineError, OSError) as error:
-                log.error("while reconciling (%s): %s", part.__name__.strip("_"), error)
-        for live, record in ended:
+                log.error("while reconciling (%s): %s", name, error)
+            log.debug("reconciling (%s) took %d ms", name, (time.monotonic() - began) * 1000)
+        for live, record in self._ended:
             await self._lifecycle.ended_before(live, record)
         for removal in self._removing.values():
             self._removals.background.run(
@@ -99,7 +108,7 @@ class Restore:
         for live in self._registry:
             await self._after(live)
 
-    async def _adopt(self, live: Live, ended: list[tuple[Live, ExitRecord]]) -> None:
+    async def _adopt(self, live: Live) -> None:
         record = live.record
         files = self._bundles.files(record)
         shim = await self._supervisor.adopt(live.id, files.socket)
@@ -127,7 +136,9 @@ class Restore:
         if shim is not None:
             await shim.shutdown()
         elif record.state.running:
-            ended.append((live, self._exit_record(live)))
+            end = self._exit_record(live)
+            note_end(record.state, end)
+            self._ended.append((live, end))
 
     def _began(self, live: Live, shim: Shim | None) -> int:
         """When the command of a start that was under way began to run, in ns; 0: it did not."""
@@ -284,3 +295,8 @@ class Restore:
         if record.state.status is Status.RESTARTING or (wants and started):
             record.state.status = Status.RESTARTING
             self._lifecycle.schedule_restart(live)
+
+
+def _may_live(live: Live) -> bool:
+    """Nobody has to look for the shim of one that was at rest and did not run."""
+    return live.record.state.running or bool(live.record.phase)

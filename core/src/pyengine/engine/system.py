@@ -23,10 +23,10 @@ from pyengine.engine.networks.service import Networks
 from pyengine.errors import EngineError
 from pyengine.hooks.manager import Hooks
 from pyengine.oci.facts import HostFacts
-from pyengine.registry.client import Registries
 
 if TYPE_CHECKING:
     from pyengine.engine.images.service import Images
+    from pyengine.registry.client import Registries
 
 API_VERSION = "1.51"
 MIN_API_VERSION = "1.24"

@@ -9,7 +9,7 @@ import pytest
 from pyengine.engine.images.progress import Line, Meter, Progress
 from pyengine.engine.images.transfers import Say, Transfers
 from pyengine.errors import Unavailable
-from pyengine.registry.client import Slots
+from pyengine.registry.slots import Slots
 
 
 async def lines(progress: Progress) -> list[Line]:

@@ -111,6 +111,8 @@ class DockerFrontend(Frontend):
             return failure(404, "page not found")
         version = _minor(wanted)
         self.engine.hooks.security_authorize(request.method, request.raw_path, _user(request))
+        if not endpoint.early:
+            await self.engine.restored()
         call = Call(self.engine, request, version, path, unquote(name), query)
         if endpoint.lasting:
             return await self._last(endpoint.run(call))

@@ -34,15 +34,21 @@ Run = Callable[[Call], Coroutine[Any, Any, web.StreamResponse]]
 
 class Endpoint(NamedTuple):
     """``reads``: changes nothing, so it may be dropped when its client goes. ``lasting``: ends
-    when something happens or the client goes; dropped when the daemon ends."""
+    when something happens or the client goes; dropped when the daemon ends. ``early``: answered
+    while a daemon that has just started still puts its host in order."""
 
     run: Run
     reads: bool = False
     lasting: bool = False
+    early: bool = False
 
 
 def _read(run: Run) -> Endpoint:
     return Endpoint(run, reads=True)
+
+
+def _early(run: Run) -> Endpoint:
+    return Endpoint(run, reads=True, early=True)
 
 
 def _last(run: Run) -> Endpoint:
@@ -50,18 +56,18 @@ def _last(run: Run) -> Endpoint:
 
 
 _ENDPOINTS: dict[str, Endpoint] = {
-    "GET /_ping": _read(system.ping),
-    "HEAD /_ping": _read(system.ping),
-    "GET /version": _read(system.version),
+    "GET /_ping": _early(system.ping),
+    "HEAD /_ping": _early(system.ping),
+    "GET /version": _early(system.version),
     "GET /info": _read(system.info),
     "GET /events": _last(system.events),
     "GET /system/df": _read(system.disk_usage),
     "POST /auth": _read(registry.auth),
     "GET /plugins": _read(system.plugins),
-    "GET /containers/json": _read(containers.list_),
+    "GET /containers/json": _early(containers.list_),
     "POST /containers/create": Endpoint(containers.create),
     "POST /containers/prune": Endpoint(containers.prune),
-    "GET /containers/*/json": _read(containers.inspect),
+    "GET /containers/*/json": _early(containers.inspect),
     "POST /containers/*/start": Endpoint(containers.start),
     "POST /containers/*/stop": Endpoint(containers.stop),
     "POST /containers/*/restart": Endpoint(containers.restart),

@@ -24,7 +24,7 @@ from pyengine.engine.containers.registry import Live, Registry
 from pyengine.engine.containers.removal import Removals
 from pyengine.engine.containers.sandbox import Sandboxes
 from pyengine.engine.events import Events
-from pyengine.engine.model import Container, Exec, ExecConfig, Status
+from pyengine.engine.model import Container, Exec, ExecConfig, State, Status
 from pyengine.errors import (
     Conflict,
     EngineError,
@@ -352,12 +352,7 @@ class Lifecycle:
             live.early_exit = end
             return
         record.phase = "ending"
-        state.status = Status.EXITED
-        state.pid = 0
-        state.exit_code = end.code
-        state.error = end.error
-        state.oom_killed = end.oom_killed
-        state.finished_at = timestamps.render(end.finished)
+        note_end(state, end)
         if end.log_dropped:
             log.warning("container %s: %d bytes of log were lost", live.id[:12], end.log_dropped)
         for exec_record in end.execs:
@@ -520,6 +515,16 @@ class Lifecycle:
 
     def _step(self, live: Live, name: str, began: int) -> None:
         live.steps.append(Step(name, began, time.monotonic_ns() - began, "daemon"))
+
+
+def note_end(state: State, end: ExitRecord) -> None:
+    """The process has ended, as its exit record has it."""
+    state.status = Status.EXITED
+    state.pid = 0
+    state.exit_code = end.code
+    state.error = end.error
+    state.oom_killed = end.oom_killed
+    state.finished_at = timestamps.render(end.finished)
 
 
 def attributes(record: Container) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pyengine.engine.images.progress import Line, Progress
 from pyengine.errors import EngineError
-from pyengine.registry.client import Slots
+from pyengine.registry.slots import Slots
 
 T = TypeVar("T")
 

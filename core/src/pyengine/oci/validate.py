@@ -335,11 +335,11 @@ def _cpuset(host: HostConfig, facts: HostFacts, warnings: list[str]) -> None:
             raise InvalidParameter(
                 f"Invalid value {wanted} for cpuset {kind}", f"invalid format: {wanted}"
             ) from None
-        if max(asked) >= _CPUSET_LIMIT:
+        except OverflowError:
             raise InvalidParameter(
                 f"Invalid value {wanted} for cpuset {kind}",
                 f"value of out range, maximum is {_CPUSET_LIMIT}",
-            )
+            ) from None
         if not asked <= _number_list(present):
             raise InvalidParameter(
                 f"Requested {what} are not available - requested {wanted}, available: {present}"
@@ -376,13 +376,16 @@ def _lacks(what: str, consequence: str) -> str:
 
 
 def _number_list(text: str) -> set[int]:
-    """``0-2,5`` -> {0, 1, 2, 5}; ``ValueError`` if it is no such list."""
+    """``0-2,5`` -> {0, 1, 2, 5}; ``ValueError`` if it is no such list, ``OverflowError`` if it goes
+    too far."""
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
         low = int(first)
         high = int(last) if dash else low
-        if not 0 <= low <= high < 1 << 16:
+        if not 0 <= low <= high:
             raise ValueError(text)
+        if high >= _CPUSET_LIMIT:
+            raise OverflowError(text)
         found.update(range(low, high + 1))
     return found

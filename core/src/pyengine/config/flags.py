@@ -27,6 +27,7 @@ FLAGS = {
     "dns-opts": ("--dns-opt",),
     "default-address-pools": ("--default-address-pool",),
     "default-ulimits": ("--default-ulimit",),
+    "cdi-spec-dirs": ("--cdi-spec-dir",),
     "registry-mirrors": ("--registry-mirror",),
     "insecure-registries": ("--insecure-registry",),
 }

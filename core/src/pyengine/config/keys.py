@@ -8,6 +8,7 @@ import msgspec
 
 from pyengine.contracts.base import Kind
 from pyengine.drivers import Choice
+from pyengine.oci.cdi import DEFAULT_DIRECTORIES
 
 DEFAULT_DATA_ROOT = Path("/var/lib/pyengine")
 DEFAULT_EXEC_ROOT = Path("/run/pyengine")
@@ -114,6 +115,7 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     https_proxy: str = ""
     no_proxy: str = ""
     features: dict[str, bool] = {}
+    cdi_spec_dirs: list[str] | None = None
 
     def choices(self) -> dict[Kind, Choice]:
         """Which driver of each kind was asked for, from our ``drivers`` and Docker's keys."""
@@ -143,6 +145,15 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
             chosen[Kind.IPAM] = Choice(now.name, {"default-address-pools": pools, **now.options})
         return chosen
 
+    def cdi_directories(self) -> list[str]:
+        """Where devices are described; none if that is turned off, by an empty name or by the
+        feature ``cdi``."""
+        if not self.features.get("cdi", True):
+            return []
+        if self.cdi_spec_dirs is None:
+            return list(DEFAULT_DIRECTORIES)
+        return [directory for directory in self.cdi_spec_dirs if directory]
+
     def options(self) -> dict[tuple[Kind, str], dict[str, str]]:
         """What keys of Docker's that belong to one driver say to it, by kind and name."""
         if not self.seccomp_profile:
@@ -171,7 +182,7 @@ DRIVER_KEYS = {"storage-driver": "storage", "log-driver": "logging", "default-ru
 #: Keys of Docker's that this version does not honour; naming them is better than ignoring them.
 NOT_YET = {
     "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bridge-ip6",
-    "builder", "cdi-spec-dirs", "containerd", "containerd-namespace", "containerd-plugin-namespace",
+    "builder", "containerd", "containerd-namespace", "containerd-plugin-namespace",
     "cpu-rt-period", "cpu-rt-runtime", "default-gateway", "default-gateway-v6",
     "default-network-opts", "dns-search-domain", "exec-opts", "experimental", "firewall-backend",
     "fixed-cidr-v6", "host-gateway-ip", "ip6tables", "ipv6", "metrics-addr",

@@ -52,6 +52,7 @@ from pyengine.errors import DriverUnavailable, EngineError, Unavailable
 from pyengine.hooks.manager import Hooks
 from pyengine.linux.cgroups import Cgroup
 from pyengine.oci import facts
+from pyengine.oci.cdi import Devices
 from pyengine.oci.defaults import find_init
 from pyengine.oci.spec import EngineOptions
 from pyengine.state.content import ContentStore
@@ -331,6 +332,7 @@ class Engine:
             init=config.init,
             init_path=init_path,
         )
+        devices = Devices(config.cdi_directories())
         self.database = Database(places.data_root / "engine.db")
         self.events = Events(self.database, self.hooks.engine_event)
         self.registries = Registries(config, self._directory)
@@ -375,6 +377,7 @@ class Engine:
                 dns=config.dns,
                 dns_search=config.dns_search,
                 dns_options=config.dns_opts,
+                devices=devices,
             ),
             self.drivers,
             self.calls,
@@ -398,7 +401,7 @@ class Engine:
         self.containers = Containers(
             self._registry, self.lifecycle, removals, bundles, sandboxes, self.images,
             self.volumes, self.usage, self.drivers, self.calls, self.events, self.hooks, host,
-            options, Defaults(config.default_ipc_mode, config.default_cgroupns_mode),
+            options, Defaults(config.default_ipc_mode, config.default_cgroupns_mode, devices),
         )  # fmt: skip
         self.commits = Commits(
             self._registry, self.lifecycle, bundles, self.images, self.calls, self.events
@@ -407,7 +410,7 @@ class Engine:
         self.copying = Copying(self._registry, bundles, self.volumes, self.events)
         self.system = System(
             config, places, host, self._registry, self.images, self.networks, self.drivers,
-            self.hooks, init_path, lambda: self._warnings, self.registries,
+            self.hooks, init_path, lambda: self._warnings, self.registries, devices,
         )  # fmt: skip
         self._restore = Restore(
             places, self._registry, self.supervisor, self.lifecycle, removals, bundles, sandboxes,

@@ -22,6 +22,7 @@ from pyengine.engine.model import Status
 from pyengine.engine.networks.service import Networks
 from pyengine.errors import EngineError
 from pyengine.hooks.manager import Hooks
+from pyengine.oci.cdi import Devices
 from pyengine.oci.facts import HostFacts
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class System:
         init_path: str,
         warnings: Callable[[], Sequence[str]],
         registries: Registries,
+        devices: Devices,
     ) -> None:
         self._config = config
         self._places = places
@@ -58,6 +60,7 @@ class System:
         self._drivers = drivers
         self._hooks = hooks
         self._init_path = init_path
+        self._devices = devices
         self._warnings = warnings
         self._registries = registries
         self._exposed = [
@@ -115,6 +118,9 @@ class System:
             warnings += await self._networks.warnings()
         except EngineError as error:
             warnings.append(str(error))
+        devices = self._devices.scan()
+        for path, problems in devices.problems.items():
+            warnings += [f"CDI: Error associated with spec file {path}: {one}" for one in problems]
         catalog = self._drivers.catalog
         runtimes = {name: {"path": name} for name in catalog.names(Kind.RUNTIME)}
         return {
@@ -187,7 +193,10 @@ class System:
                 {"Base": pool.base, "Size": pool.size} for pool in config.default_address_pools
             ]
             or None,
-            "CDISpecDirs": [],
+            "CDISpecDirs": self._devices.directories,
+            "DiscoveredDevices": [
+                {"Source": "cdi", "ID": name} for name in sorted(devices.devices)
+            ],
             "ProductLicense": "",
             "Warnings": warnings or None,
         }

@@ -43,7 +43,7 @@ def from_path(
         raise InvalidParameter(
             f'error gathering device information while adding custom device "{on_host}"', reason
         )
-    return found, [_rule(device, permissions) for device in found]
+    return found, [allowing(device, permissions) for device in found]
 
 
 def of_host() -> list[dict[str, Any]]:
@@ -74,7 +74,17 @@ def parse_rule(text: str) -> dict[str, Any]:
     }
 
 
-def _rule(device: dict[str, Any], permissions: str) -> dict[str, Any]:
+def at(path: str) -> dict[str, Any]:
+    """The node at ``path``, as the spec has devices; ``OSError`` if it is none."""
+    os.lstat(path)
+    device = _device(path, path)
+    if device is None:
+        raise OSError("not a device node")
+    return device
+
+
+def allowing(device: dict[str, Any], permissions: str) -> dict[str, Any]:
+    """A rule of the devices cgroup for ``device``; ``permissions`` empty: all."""
     return {
         "allow": True,
         "type": device["type"],

@@ -104,14 +104,18 @@ def assemble(
                 default["options"].append(f"size={shm_size}")
         kept.append(default)
     # As Docker sorts them: by depth only, so that the user's order holds among equals.
-    for mount in sorted(mounts, key=lambda mount: mount.destination.rstrip("/").count("/")):
-        kept.append(_entry(mount, spec["linux"]))
+    kept += sort_by_depth([_entry(mount, spec["linux"]) for mount in mounts])
     spec["mounts"] = kept
     if spec["root"]["readonly"]:
         spared = own | _ALWAYS_WRITABLE
         for entry in kept:
             if entry["destination"] not in spared and "ro" not in entry["options"]:
                 entry["options"].append("ro")
+
+
+def sort_by_depth(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mounts of a spec, parents before children, otherwise in the order given."""
+    return sorted(entries, key=lambda entry: entry["destination"].rstrip("/").count("/"))
 
 
 def _entry(mount: ResolvedMount, linux: dict[str, Any]) -> dict[str, Any]:

@@ -109,11 +109,6 @@ def check_settings(config: ContainerConfig, host: HostConfig) -> None:
         if destination == "/":
             raise InvalidParameter("invalid specification: destination can't be '/'")
         tmpfs_options(options.split(","))
-    for request in host.device_requests or ():
-        wanted = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
-        raise InvalidParameter(
-            f'could not select device driver "{request.driver}" with capabilities: [{wanted}]'
-        )
     security.parse(host.security_opt)
     for name in host.annotations or ():
         if name == "":

@@ -29,7 +29,8 @@ from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.hooks.manager import Hooks
 from pyengine.linux import syscalls
-from pyengine.oci import users
+from pyengine.oci import devicerequests, users
+from pyengine.oci.cdi import Devices
 from pyengine.oci.mounts import ResolvedMount, tmpfs_options
 from pyengine.oci.spec import HOST, EngineOptions, Namespaces, SpecInput, build
 from pyengine.supervisor.records import Launch
@@ -85,6 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dns_search: Sequence[str] = ()
     dns_options: Sequence[str] = ()
     cgroupns: str = "host"
+    devices: Devices = msgspec.field(default_factory=Devices)
 
 
 class Bundles:
@@ -260,6 +262,7 @@ class Bundles:
                 engine=self._settings.engine,
             )
         )
+        devicerequests.inject(spec, host.device_requests or (), self._settings.devices)
         self._hooks.runtime_amend_spec(container, spec)
         self._hooks.security_contribute(container, spec)
         container.apparmor_profile = spec["process"].get("apparmorProfile", "")

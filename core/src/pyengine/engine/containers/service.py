@@ -59,7 +59,8 @@ from pyengine.errors import (
     Unsupported,
 )
 from pyengine.hooks.manager import Hooks
-from pyengine.oci import platforms, security
+from pyengine.oci import devicerequests, platforms, security
+from pyengine.oci.cdi import Devices
 from pyengine.oci.facts import HostFacts
 from pyengine.oci.image import Platform, parse_platform
 from pyengine.oci.resources import from_host_config
@@ -79,6 +80,7 @@ class Defaults(msgspec.Struct, frozen=True):
 
     ipc_mode: str = "private"
     cgroupns_mode: str = ""
+    devices: Devices = msgspec.field(default_factory=Devices)
 
 
 WAIT_CONDITIONS = frozenset({"not-running", "next-exit", "removed"})
@@ -469,6 +471,7 @@ class Containers:
         self._hooks.security_validate(host)
         check_extra_hosts(host.extra_hosts or [])
         check_settings(config, host)
+        devicerequests.check(host.device_requests or (), self._defaults.devices)
         if config.stop_signal:
             signal_number(config.stop_signal)
         for key, bindings in (host.port_bindings or {}).items():

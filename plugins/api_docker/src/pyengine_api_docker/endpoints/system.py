@@ -51,7 +51,7 @@ async def info(call: Call) -> web.StreamResponse:
             name: {key: value for key, value in runtime.items() if key != "status"}
             for name, runtime in (body.get("Runtimes") or {}).items()
         }
-    for key in ("DefaultAddressPools", "ProductLicense"):
+    for key in ("DefaultAddressPools", "DiscoveredDevices", "ProductLicense"):
         if not body.get(key):
             body.pop(key, None)
     if call.version < 46:

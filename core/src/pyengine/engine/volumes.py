@@ -19,6 +19,7 @@ from pyengine.engine.events import Events
 from pyengine.engine.model import MountPoint
 from pyengine.engine.names import new_id
 from pyengine.engine.prune import PruneFilters, Turn
+from pyengine.engine.threads import on_thread
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.state.database import Change, Database, Delete, Put
 
@@ -29,6 +30,8 @@ TABLE = "volumes"
 #: volumes whose records are gone and whose contents are going
 REMOVALS = "volume-removals"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+#: How many volumes are mounted at a time, at most half of what a driver has threads for.
+MOUNTS = 4
 _FLAGS = ("0", "1", "false", "true")
 FILTERS = frozenset({"name", "label", "driver", "dangling"})
 
@@ -48,7 +51,10 @@ class Volumes:
         self._calls = calls
         self._events = events
         self._records = database.load(TABLE, VolumeRecord)
-        self._filling: dict[str, asyncio.Lock] = {}
+        #: for every volume: drivers are asked one thing at a time about one
+        self._locks: dict[str, asyncio.Lock] = {}
+        #: mounts may take long, and must leave threads for volumes that need none
+        self._mounting = asyncio.Semaphore(MOUNTS)
         self._leaving: set[str] = set()
         self._pruning = Turn()
         self.users: Callable[[str], list[str]] = lambda name: []
@@ -165,9 +171,10 @@ class Volumes:
     async def make(self, record: VolumeRecord) -> None:
         """Let the driver make a volume whose record is stored; if it cannot, the record goes."""
         try:
-            await self._calls(Kind.VOLUME, record.driver)(
-                self._driver(record.driver).create, record
-            )
+            async with self._lock(record.name):
+                await self._calls(Kind.VOLUME, record.driver)(
+                    self._driver(record.driver).create, record
+                )
         except BaseException as error:
             await self.unmake([record])
             if isinstance(error, EngineError):
@@ -199,8 +206,9 @@ class Volumes:
         # A crash before the contents are gone leaves a record of what has still to go.
         await self._database.commit(Delete(TABLE, name), Put(REMOVALS, name, record))
         self._records.pop(name, None)
-        self._filling.pop(name, None)
-        await self._delete(record)
+        async with self._lock(name):
+            await self._delete(record)
+        self._locks.pop(name, None)
         self._events.emit("volume", "destroy", name, {"driver": record.driver})
 
     async def _delete(self, record: VolumeRecord) -> None:
@@ -256,7 +264,9 @@ class Volumes:
         ``user`` on its behalf."""
         record = self.get(name)
         calls = self._calls(Kind.VOLUME, record.driver)
-        path = await calls(self._driver(record.driver).mount, record, user or container)
+        turn = self._mounting if record.options else contextlib.nullcontext()
+        async with self._lock(name), turn:
+            path = await calls(self._driver(record.driver).mount, record, user or container)
         attributes = {
             "container": container,
             "destination": point.destination,
@@ -270,9 +280,9 @@ class Volumes:
     async def fill(self, name: str, path: Path, rootfs: Path, destination: str) -> None:
         """Copy what the image has at ``destination`` into the volume mounted at ``path``, if that
         is empty."""
-        # Two containers that start at once: the second finds it full.
-        async with self._filling.setdefault(name, asyncio.Lock()):
-            await asyncio.to_thread(copy_up, rootfs, destination, path)
+        # Two containers that are made at once: the second finds it full.
+        async with self._lock(name):
+            await on_thread("copy-up", copy_up, rootfs, destination, path)
 
     async def unmount(self, name: str, container: str, user: str = "") -> None:
         """``container``, or ``user`` for it, no longer needs it. Absent is fine."""
@@ -280,7 +290,8 @@ class Volumes:
         if record is None:
             return
         calls = self._calls(Kind.VOLUME, record.driver)
-        await calls(self._driver(record.driver).unmount, record, user or container)
+        async with self._lock(name):
+            await calls(self._driver(record.driver).unmount, record, user or container)
         self._events.emit(
             "volume", "unmount", name, {"container": container, "driver": record.driver}
         )
@@ -305,6 +316,9 @@ class Volumes:
                 if not self._driver(name).path(record.name).exists():
                     await self._calls(Kind.VOLUME, name)(self._driver(name).create, record)
         return done
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
 
     def _driver(self, name: str) -> VolumeDriver:
         driver = self._drivers.get(Kind.VOLUME, name)

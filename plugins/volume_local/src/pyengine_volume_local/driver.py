@@ -33,6 +33,7 @@ from pyengine.errors import Conflict, EngineError, InvalidParameter
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
 from pyengine.linux.mountinfo import mounts
+from pyengine_volume_local.apart import may_hang, mount_apart
 from pyengine_volume_local.options import check_options, mount, mount_spec, needs_mount
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
@@ -104,12 +105,14 @@ class Local(VolumeDriver):
             os.close(os.open(f"{users}/{user}", os.O_WRONLY | os.O_CREAT, 0o600))
             if not self._is_mounted(volume.name):
                 try:
-                    mount(mount_spec(volume.options), data)
+                    if may_hang(volume.options):
+                        mount_apart(volume.options, data)
+                    else:
+                        mount(mount_spec(volume.options), data)
                 except EngineError as error:
                     os.unlink(f"{users}/{user}")
-                    raise EngineError(
-                        f"error while mounting volume '{data}': {error.message()}"
-                    ) from None
+                    brief = f"error while mounting volume '{data}': {error.brief}"
+                    raise type(error)(brief, error.detail, error.help) from None
         return Path(data)
 
     def unmount(self, volume: VolumeRecord, user: str) -> None:
@@ -124,6 +127,8 @@ class Local(VolumeDriver):
             self._unmount(volume.name)
 
     def usage(self, name: str) -> int:
+        if os.path.exists(f"{self._root}/{name}/opts.json"):
+            return -1  # what is mounted there, and may be on a server, is not ours to walk through
         return measure(self._data(name))[0] if os.path.isdir(self._data(name)) else 0
 
     def reconcile(

@@ -185,6 +185,7 @@ class System:
             "LiveRestoreEnabled": config.live_restore,
             "Isolation": "",
             "InitBinary": Path(self._init_path).name or "docker-init",
+            "FirewallBackend": self._firewall(),
             "ContainerdCommit": {"ID": "", "Expected": ""},
             "RuncCommit": {"ID": "", "Expected": ""},
             "InitCommit": {"ID": "", "Expected": ""},
@@ -217,6 +218,12 @@ class System:
             "registry-mirrors": json.dumps(config.registry_mirrors),
             "shutdown-timeout": str(config.shutdown_timeout),
         }
+
+    def _firewall(self) -> dict[str, Any] | None:
+        """None where no firewall driver is installed."""
+        if not self._drivers.has(Kind.FIREWALL):
+            return None
+        return {"Driver": self._drivers.default(Kind.FIREWALL)}
 
     def _security(self) -> list[str]:
         options: list[str] = []

@@ -71,11 +71,13 @@ def network(record: Network, version: int, endpoints: Mapping[str, EndpointView]
 
 
 def _pool(pool: Pool) -> Body:
-    body = {"Subnet": pool.subnet}
+    body: Body = {"Subnet": pool.subnet}
     if pool.range:
         body["IPRange"] = pool.range
     if pool.gateway:
         body["Gateway"] = pool.gateway
+    if pool.auxiliary:
+        body["AuxiliaryAddresses"] = pool.auxiliary
     return body
 
 

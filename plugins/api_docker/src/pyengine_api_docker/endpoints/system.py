@@ -46,7 +46,12 @@ async def version(call: Call) -> web.StreamResponse:
 
 async def info(call: Call) -> web.StreamResponse:
     body: dict[str, Any] = dict(await call.engine.system.info())
-    if call.version < 44:
+    return json(_info(body, call.version))
+
+
+def _info(body: Body, version: int) -> Body:
+    """``/info`` as a version of the API has it."""
+    if version < 44:
         body["Runtimes"] = {
             name: {key: value for key, value in runtime.items() if key != "status"}
             for name, runtime in (body.get("Runtimes") or {}).items()
@@ -54,15 +59,23 @@ async def info(call: Call) -> web.StreamResponse:
     for key in ("DefaultAddressPools", "DiscoveredDevices", "ProductLicense"):
         if not body.get(key):
             body.pop(key, None)
-    if call.version < 46:
+    if version < 46:
         body.pop("Containerd", None)
-    if call.version < 49:
+    if version < 49:
         body.pop("FirewallBackend", None)
-    if call.version < 50:
+    else:
+        for program in ("ContainerdCommit", "RuncCommit", "InitCommit"):
+            body[program] = {"ID": body[program]["ID"]}
+        body["RegistryConfig"] = {
+            key: value
+            for key, value in body["RegistryConfig"].items()
+            if not key.startswith("AllowNondistributableArtifacts")
+        }
+    if version < 50:
         body.pop("DiscoveredDevices", None)
-        body.setdefault("BridgeNfIptables", False)
-        body.setdefault("BridgeNfIp6tables", False)
-    return json(body)
+    else:
+        del body["BridgeNfIptables"], body["BridgeNfIp6tables"]
+    return body
 
 
 async def events(call: Call) -> web.StreamResponse:

@@ -127,6 +127,7 @@ class FakeContainers:
         host: HostConfig,
         networking: Any,
         platform: str = "",
+        recursive_read_only: bool = True,
     ) -> tuple[str, Words]:
         self.calls.append(("create", name, config, host, networking, platform))
         return ID, ["watch out"]
@@ -248,6 +249,13 @@ class FakeSystem:
             "ID": "x",
             "Containerd": {},
             "FirewallBackend": {},
+            "BridgeNfIptables": True,
+            "BridgeNfIp6tables": True,
+            "RegistryConfig": {"AllowNondistributableArtifactsCIDRs": None, "Mirrors": None},
+            **{
+                program: {"ID": "", "Expected": ""}
+                for program in ("ContainerdCommit", "RuncCommit", "InitCommit")
+            },
             "Runtimes": {"native": {"path": "p", "status": {}}},
         }
 
@@ -324,6 +332,10 @@ class Client:
         return answer
 
 
+async def _restored() -> None:
+    """The host is in order."""
+
+
 @pytest.fixture
 async def engine() -> Any:
     return SimpleNamespace(
@@ -333,6 +345,7 @@ async def engine() -> Any:
         images=FakeImages(),
         system=FakeSystem(),
         hooks=Hooks(),
+        restored=_restored,
         places=SimpleNamespace(data_root=Path("/var/lib/pyengine")),
     )
 

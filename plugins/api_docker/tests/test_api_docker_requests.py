@@ -193,6 +193,11 @@ async def test_info_depends_on_the_version(client: Any) -> None:
     assert "Containerd" not in old
     assert new["Runtimes"] == {"native": {"path": "p", "status": {}}}
     assert "Containerd" in new
+    assert old["RuncCommit"] == {"ID": "", "Expected": ""}
+    assert new["RuncCommit"] == {"ID": ""}
+    assert new["RegistryConfig"] == {"Mirrors": None}
+    assert "BridgeNfIptables" in old
+    assert "BridgeNfIptables" not in new
 
 
 async def test_authorization_refuses(client: Any) -> None:
@@ -211,3 +216,25 @@ async def test_authorization_refuses(client: Any) -> None:
     assert (await client.ask("GET", "/info")).status == 200
     answer = await client.ask("POST", "/v1.45/containers/a1/start")
     assert (answer.status, answer.message) == (403, "no POST /v1.45/containers/a1/start for ''")
+
+
+async def test_what_changes_something_waits_until_the_host_is_in_order(client: Any) -> None:
+    ready = asyncio.Event()
+    client.engine.restored = ready.wait
+    assert (await client.ask("GET", "/containers/json")).status == 200
+    stop = asyncio.ensure_future(client.ask("POST", "/containers/a1/stop"))
+    await asyncio.sleep(0.05)
+    assert not any(call[0] == "stop" for call in client.engine.containers.calls)
+    client.engine.containers.gate.set()
+    ready.set()
+    assert (await stop).status == 204
+
+
+async def test_a_websocket_needs_its_handshake(client: Any) -> None:
+    answer = await client.ask("GET", "/containers/a1/attach/ws?stream=1")
+    assert (answer.status, answer.message) == (400, "not websocket protocol")
+
+
+async def test_one_shot_is_no_stream(client: Any) -> None:
+    answer = await client.ask("GET", "/containers/a1/stats?one-shot=1")
+    assert (answer.status, answer.message) == (400, "cannot have stream=true and one-shot=true")

@@ -133,6 +133,8 @@ async def attach_websocket(call: Call) -> web.StreamResponse:
     socket = web.WebSocketResponse(
         protocols=call.request.headers.getall("Sec-WebSocket-Protocol", ())
     )
+    if not socket.can_prepare(call.request):
+        raise InvalidParameter("not websocket protocol")
     await socket.prepare(call.request)
     send = socket.send_bytes if call.version >= 28 else _as_text(socket)
     if query.flag("logs"):

@@ -334,6 +334,8 @@ async def stats(call: Call) -> web.StreamResponse:
     engine = call.engine
     streaming = call.query.flag("stream", True)
     one_shot = call.version >= 41 and call.query.flag("one-shot")
+    if streaming and one_shot:
+        raise InvalidParameter("cannot have stream=true and one-shot=true")
     id = engine.containers.get(call.name).id
     before: dict[str, Any] | None = None
     if not streaming:

@@ -212,6 +212,8 @@ class HostConfig(Wire):
     devices: list[DeviceMapping] | None = None
     device_cgroup_rules: list[str] | None = None
     device_requests: list[DeviceRequest] | None = None
+    kernel_memory: int = 0
+    kernel_memory_tcp: int = field(name="KernelMemoryTCP", default=0)
     memory_reservation: int = 0
     memory_swap: int = 0
     memory_swappiness: int | None = None

@@ -140,6 +140,7 @@ class System:
             },
             "MemoryLimit": facts.memory_limit,
             "SwapLimit": facts.swap_limit,
+            "KernelMemoryTCP": facts.kernel_memory_tcp,
             "CpuCfsPeriod": facts.cpu_cfs,
             "CpuCfsQuota": facts.cpu_cfs,
             "CPUShares": facts.cpu_shares,

@@ -65,9 +65,7 @@ def _gpu_kind(request: DeviceRequest, devices: Devices) -> str:
                 return kind
     groups = " ".join(f"[{' '.join(group)}]" for group in request.capabilities or ())
     raise InvalidParameter(
-        f'could not select device driver "{request.driver}" with capabilities: [{groups}]',
-        help="a file of the Container Device Interface has to describe "
-        + (" or ".join(wanted) + " devices" if wanted else "them: --device vendor/class=name"),
+        f'could not select device driver "{request.driver}" with capabilities: [{groups}]'
     )
 
 

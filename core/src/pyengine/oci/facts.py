@@ -16,6 +16,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     swap_limit: bool = False
     memory_reservation: bool = False
     memory_swappiness: bool = False
+    kernel_memory_tcp: bool = False
     oom_kill_disable: bool = False
     cpu_shares: bool = False
     cpu_cfs: bool = False
@@ -50,6 +51,7 @@ def detect(proc: str = "/proc") -> HostFacts:
         swap_limit=has("memory", "memory.memsw.limit_in_bytes"),
         memory_reservation=has("memory", "memory.soft_limit_in_bytes"),
         memory_swappiness=has("memory", "memory.swappiness"),
+        kernel_memory_tcp=has("memory", "memory.kmem.tcp.limit_in_bytes"),
         oom_kill_disable=has("memory", "memory.oom_control"),
         cpu_shares=has("cpu", "cpu.shares"),
         cpu_cfs=has("cpu", "cpu.cfs_quota_us"),

@@ -48,6 +48,8 @@ def _memory(host: HostConfig) -> dict[str, Any]:
         found["reservation"] = host.memory_reservation
     if host.memory_swap > 0 or (host.memory_swap == -1 and host.memory > 0):
         found["swap"] = host.memory_swap
+    if host.kernel_memory_tcp > 0:
+        found["kernelTCP"] = host.kernel_memory_tcp
     if host.memory_swappiness is not None and host.memory_swappiness >= 0:
         found["swappiness"] = host.memory_swappiness
     if host.oom_kill_disable is not None:

@@ -49,6 +49,7 @@ def adapt(
         host.cgroupns_mode = "host" if host.privileged and not facts.cgroup_v2 else default
     if host.oom_kill_disable is None:
         host.oom_kill_disable = False
+    host.console_size = [*host.console_size, 0, 0][:2]
     unconfined = any(option == "systempaths=unconfined" for option in host.security_opt or ())
     if not host.privileged:
         if host.masked_paths is None:
@@ -137,6 +138,11 @@ def check_resources(host: HostConfig, facts: HostFacts, update: bool = False) ->
     _cpu(host, facts, warnings)
     _cpuset(host, facts, warnings)
     _blkio(host, facts, warnings)
+    if host.cgroupns_mode == "private" and not facts.cgroup_namespaces:
+        warnings.append(
+            "Your kernel does not support cgroup namespaces.  Cgroup namespace setting discarded."
+        )
+        host.cgroupns_mode = "host"
     return warnings
 
 
@@ -182,6 +188,11 @@ def _modes(config: ContainerConfig, host: HostConfig) -> None:
         raise InvalidParameter(f"invalid UTS mode: {host.uts_mode}")
     if host.userns_mode not in ("", "host"):
         raise InvalidParameter(f"invalid user namespace mode: {host.userns_mode}")
+    if host.cgroup:
+        raise InvalidParameter(
+            f"invalid cgroup: {host.cgroup}",
+            help="a container is put below a cgroup with CgroupParent",
+        )
     if host.cgroupns_mode not in ("", "host", "private"):
         raise InvalidParameter(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
     if host.uts_mode == "host" and config.hostname:
@@ -257,6 +268,13 @@ def _memory(host: HostConfig, facts: HostFacts, update: bool, warnings: list[str
         raise InvalidParameter(
             "Minimum memory limit can not be less than memory reservation limit, see usage"
         )
+    if host.kernel_memory > 0:
+        # Gone from Linux 5.16 and from the API 1.42.
+        warnings.append(_lacks("kernel memory limit capabilities", "Limitation discarded."))
+        host.kernel_memory = 0
+    if host.kernel_memory_tcp > 0 and not facts.kernel_memory_tcp:
+        warnings.append(_lacks("kernel memory TCP limit capabilities", "Limitation discarded."))
+        host.kernel_memory_tcp = 0
     if host.oom_kill_disable is not None and not facts.oom_kill_disable:
         if host.oom_kill_disable:
             warnings.append(
@@ -310,6 +328,9 @@ def _cpu(host: HostConfig, facts: HostFacts, warnings: list[str]) -> None:
     if host.cpu_percent > 0:
         warnings.append("linux does not support CPU percent. Percent discarded.")
         host.cpu_percent = 0
+    if host.cpu_count > 0:
+        warnings.append("linux does not support CPU count. Count discarded.")
+        host.cpu_count = 0
 
 
 def _cpuset(host: HostConfig, facts: HostFacts, warnings: list[str]) -> None:

@@ -141,6 +141,9 @@ def host_config(config: HostConfig) -> Body:
             del body[key]
     for key in _HOST_LISTS:
         body[key] = body[key] or []
+    del body["KernelMemory"]  # gone since 1.42
+    if not body["KernelMemoryTCP"]:
+        del body["KernelMemoryTCP"]
     log = body["LogConfig"]
     log["Config"] = log["Config"] or {}
     if body["PortBindings"] is None:

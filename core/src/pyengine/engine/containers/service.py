@@ -510,11 +510,12 @@ class Containers:
         host.network_mode = host.network_mode or "bridge"
         if host.network_mode == "default":
             host.network_mode = "bridge"
-        if host.network_mode.startswith("container:"):
-            # By its id, since a name can go to another container.
-            with contextlib.suppress(NotFound):
-                other = self.get(host.network_mode.partition(":")[2])
-                host.network_mode = f"container:{other.id}"
+        for mode in ("network_mode", "pid_mode", "ipc_mode"):
+            kind, _, ref = getattr(host, mode).partition(":")
+            if kind == "container":
+                # By its id, since a name can go to another container.
+                with contextlib.suppress(NotFound):
+                    setattr(host, mode, f"container:{self.get(ref).id}")
         host.restart_policy.name = host.restart_policy.name or "no"
         host.runtime = self._known(Kind.RUNTIME, host.runtime)
         log_driver = self._log_driver(host)

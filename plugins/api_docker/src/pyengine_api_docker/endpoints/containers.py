@@ -138,8 +138,27 @@ def _adjust(
             host.port_bindings[port] = [PortBinding()]
     if host.pids_limit is not None and host.pids_limit <= 0:
         host.pids_limit = None
+    if version >= 42:
+        host.kernel_memory = 0
     networking.endpoints_config = endpoints
-    return _move_mac_address(config, host, networking, version)
+    return [
+        *_volume_driver_warnings(host, version),
+        *_move_mac_address(config, host, networking, version),
+    ]
+
+
+def _volume_driver_warnings(host: HostConfig, version: int) -> list[str]:
+    if not host.volume_driver or version < 48:
+        return []
+    for mount in host.mounts or ():
+        options = mount.volume_options
+        named = options and options.driver_config and options.driver_config.name
+        if mount.type == "volume" and not named:
+            return [
+                "WARNING: the container-wide volume-driver configuration is ignored for volumes "
+                "specified via 'mount'. Use '--mount type=volume,volume-driver=...' instead"
+            ]
+    return []
 
 
 def _check_mounts(host: HostConfig, version: int) -> None:

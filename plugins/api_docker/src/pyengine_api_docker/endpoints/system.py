@@ -56,7 +56,7 @@ def _info(body: Body, version: int) -> Body:
             name: {key: value for key, value in runtime.items() if key != "status"}
             for name, runtime in (body.get("Runtimes") or {}).items()
         }
-    for key in ("DefaultAddressPools", "DiscoveredDevices", "ProductLicense"):
+    for key in ("DefaultAddressPools", "DiscoveredDevices", "KernelMemoryTCP", "ProductLicense"):
         if not body.get(key):
             body.pop(key, None)
     if version < 46:

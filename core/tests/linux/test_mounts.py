@@ -58,6 +58,14 @@ def test_targets_stay_in_the_root(root: int, tmp_path: Path) -> None:
     os.close(root)
 
 
+def test_links_of_procfs_are_no_paths() -> None:
+    host = os.open("/", os.O_PATH)
+    with pytest.raises(OSError, match=r"cross-device|symbolic links"):
+        mounts.make_target(host, "/proc/self/cwd/nonesuch-of-this-test", directory=True)
+    os.close(host)
+    assert not os.path.exists("nonesuch-of-this-test")
+
+
 def test_copy_up_keeps_what_files_are(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "below").mkdir(parents=True)

@@ -192,7 +192,9 @@ def open_in_root(root: int, path: str, flags: int = os.O_PATH) -> int:
 def make_target(root: int, path: str, *, directory: bool, mode: int = 0o755) -> int:
     """A descriptor (O_PATH) of ``path`` in ``root``, made with its parents if it is not there.
 
-    Links are followed as a process inside would follow them, also those that lead nowhere yet.
+    Links are followed as a process inside would follow them, also those that lead nowhere yet; but
+    not the kernel's in procfs, whose text would be read for a path. ``OSError`` (ELOOP) for those,
+    and for links without end.
     """
     try:
         return open_in_root(root, path)
@@ -212,7 +214,7 @@ def make_target(root: int, path: str, *, directory: bool, mode: int = 0o755) -> 
             kind = _kind(parent, name)
             if stat.S_ISLNK(kind):
                 links += 1
-                if links > 40:
+                if links > 40 or sys.filesystem_type(parent) == sys.PROC_SUPER_MAGIC:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                 link = os.readlink(name, dir_fd=parent)
                 if link.startswith("/"):

@@ -194,6 +194,7 @@ def _mount(root: int, mount: MountPlan, plan: InitPlan) -> None:
     if mount.kind == "bind":
         target = mounts.make_target(root, mount.target, directory=mount.is_directory)
         _refuse_procfs(target, mount)
+        _refuse_root(root, target, mount)
         if stat.S_ISDIR(os.fstat(target).st_mode) != mount.is_directory:
             raise EngineError(
                 f"error mounting {mount.source!r} to rootfs at {mount.target!r}: not a directory: "
@@ -207,6 +208,12 @@ def _mount(root: int, mount: MountPlan, plan: InitPlan) -> None:
     else:
         target = _mount_new(root, mount)
     os.close(target)
+
+
+def _refuse_root(root: int, target: int, mount: MountPlan) -> None:
+    """A link may lead there, and the mount would hide all that is still to be done."""
+    if os.path.samestat(os.fstat(root), os.fstat(target)):
+        raise EngineError(f"{mount.target} cannot be mounted because it leads to the root")
 
 
 def _refuse_procfs(target: int, mount: MountPlan) -> None:
@@ -223,6 +230,7 @@ def _mount_new(root: int, mount: MountPlan) -> int:
     options = mount.options
     covers = _is_there(root, mount.target) if mount.fstype == "tmpfs" else False
     target = mounts.make_target(root, mount.target, directory=True)
+    _refuse_root(root, target, mount)
     if mount.fstype in ("proc", "sysfs"):
         _prove_ordinary(root, mount.target)
     # Devices and mount points may still have to be made in a tmpfs.

@@ -238,3 +238,10 @@ async def test_a_websocket_needs_its_handshake(client: Any) -> None:
 async def test_one_shot_is_no_stream(client: Any) -> None:
     answer = await client.ask("GET", "/containers/a1/stats?one-shot=1")
     assert (answer.status, answer.message) == (400, "cannot have stream=true and one-shot=true")
+
+
+async def test_names_of_fields_in_any_case(client: Any) -> None:
+    body = {"cmd": ["cat"], "detachKeys": "ctrl-p", "ConsoleSize": [1, 2]}
+    assert (await client.ask("POST", "/containers/a1/exec", body)).status == 201
+    config = client.engine.execs.config
+    assert (config.cmd, config.detach_keys, config.console_size) == (["cat"], "ctrl-p", [1, 2])

@@ -234,13 +234,20 @@ def network(**fields: Any) -> Network:
 
 
 def test_network() -> None:
-    record = network(pools=[Pool(id="p", subnet="10.0.0.0/24", gateway="10.0.0.1")])
+    pool = Pool(id="p", subnet="10.0.0.0/24", gateway="10.0.0.1", auxiliary={"a": "10.0.0.9"})
+    record = network(pools=[pool], ipam_options={})
     view = EndpointView(name="a5", endpoint_id="e", mac="m", ipv4="10.0.0.7/24", ipv6="")
     body = objects.network(record, 45, {"c" * 64: view})
     assert body["IPAM"] == {
         "Driver": "default",
         "Options": {},
-        "Config": [{"Subnet": "10.0.0.0/24", "Gateway": "10.0.0.1"}],
+        "Config": [
+            {
+                "Subnet": "10.0.0.0/24",
+                "Gateway": "10.0.0.1",
+                "AuxiliaryAddresses": {"a": "10.0.0.9"},
+            }
+        ],
     }
     assert body["Containers"]["c" * 64] == {
         "Name": "a5",

@@ -37,7 +37,8 @@ def decode(raw: bytes, type: type[T]) -> T:
         raise InvalidParameter("invalid JSON: got EOF while reading request body")
     try:
         body: T = _decoder(cast(Any, type)).decode(raw)
-        return body
+        if not _misspelt(raw, type):
+            return body
     except msgspec.ValidationError:
         pass
     except msgspec.DecodeError as error:
@@ -66,6 +67,29 @@ def _fields(type: Any) -> dict[str, tuple[str, Any]]:
         item.encode_name.lower(): (item.encode_name, item.type)
         for item in msgspec.structs.fields(type)
     }
+
+
+_KEY = re.compile(rb'"(\w+)"\s*:')
+
+
+def _misspelt(raw: bytes, type: Any) -> bool:
+    """Whether a field may be there under a name of another case, which the exact way ignores."""
+    names = _names(type)
+    return any(names.get(key.lower(), key) != key for key in set(_KEY.findall(raw)))
+
+
+@cache
+def _names(type: Any) -> dict[bytes, bytes]:
+    """The names of fields of ``type`` and of all types in it, by their names in lower case."""
+    found: dict[bytes, bytes] = {}
+    if isinstance(type, cast(Any, msgspec.StructMeta)):
+        for lower, (name, inner) in _fields(type).items():
+            found[lower.encode()] = name.encode()
+            found.update(_names(inner))
+    else:
+        for inner in typing.get_args(type):
+            found.update(_names(inner))
+    return found
 
 
 def _adapt(value: Any, type: Any) -> Any:

@@ -140,12 +140,18 @@ class Hijacked(asyncio.Protocol):
         self._transport.write(data)
 
     async def splice(
-        self, attachment: Streams, *, stdin: bool, escape: Escape | None = None
+        self,
+        attachment: Streams,
+        *,
+        stdin: bool,
+        escape: Escape | None = None,
+        encode: Callable[[bytes], bytes] | None = None,
     ) -> bool:
         """Carry bytes both ways until the container's side has ended and the client has it all,
-        or the client has gone. True if the detach keys ended it."""
+        or the client has gone. True if the detach keys ended it. ``encode``: what the output goes
+        through."""
         loop = asyncio.get_running_loop()
-        container = _Container(self, attachment, stdin, escape)
+        container = _Container(self, attachment, stdin, escape, encode)
         try:
             # a descriptor of our own: the engine closes its one when a start fails, and a number
             # that is used again must not be watched for us
@@ -250,12 +256,18 @@ class _Container(asyncio.Protocol):
     """The container's side: the stream socket to the shim."""
 
     def __init__(
-        self, client: Hijacked, attachment: Streams, stdin: bool, escape: Escape | None
+        self,
+        client: Hijacked,
+        attachment: Streams,
+        stdin: bool,
+        escape: Escape | None,
+        encode: Callable[[bytes], bytes] | None,
     ) -> None:
         self._client = client
         self._attachment = attachment
         self._stdin = stdin
         self._escape = escape
+        self._encode = encode
         self._sent = 0
         self._transport: asyncio.Transport | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -314,7 +326,7 @@ class _Container(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._client.write(data)
+        self._client.write(data if self._encode is None else self._encode(data))
 
     def eof_received(self) -> bool:
         self._end()

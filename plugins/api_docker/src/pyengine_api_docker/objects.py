@@ -47,7 +47,7 @@ def network(record: Network, version: int, endpoints: Mapping[str, EndpointView]
         "EnableIPv6": record.ipv6,
         "IPAM": {
             "Driver": record.ipam_driver or "default",
-            "Options": None if record.predefined else record.ipam_options,
+            "Options": record.ipam_options,
             "Config": [_pool(pool) for pool in record.pools] or None,
         },
         "Internal": record.internal,

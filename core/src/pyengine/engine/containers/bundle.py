@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from pyengine.contracts.storage import StorageCapability, StorageDriver
 from pyengine.drivers import Drivers, Places
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers import mounts
+from pyengine.engine.containers.links import Linked
 from pyengine.engine.containers.registry import Live, Registry
 from pyengine.engine.containers.resolv import write_network_files
 from pyengine.engine.model import Container, MountPoint
@@ -138,9 +139,9 @@ class Bundles:
         assert isinstance(driver, LoggingDriver)
         return driver
 
-    async def prepare(self, live: Live, hosts: Mapping[str, str]) -> Launch:
-        """Make everything present for a start. ``hosts``: extra lines of /etc/hosts, name by
-        address. Leaves what it made for :meth:`release` when it fails."""
+    async def prepare(self, live: Live, linked: Linked) -> Launch:
+        """Make everything present for a start. ``linked``: what it is told of other
+        containers. Leaves what it made for :meth:`release` when it fails."""
         container = live.record
         files = self.files(container)
         storage = self.storage(container)
@@ -153,7 +154,7 @@ class Bundles:
             calls(storage.mount, container.layer, label=container.mount_label, volatile=volatile),
             self.resolve_mounts(container),
         )
-        return self._launch(live, files, rootfs, resolved, hosts)
+        return self._launch(live, files, rootfs, resolved, linked)
 
     def launched(self, user: str) -> None:
         """The mounts are made of what :meth:`resolve_mounts` found for container or ``user``."""
@@ -234,7 +235,7 @@ class Bundles:
         files: Files,
         rootfs: Path,
         resolved: list[ResolvedMount],
-        hosts: Mapping[str, str],
+        linked: Linked,
     ) -> Launch:
         container = live.record
         config, host = container.config, container.host_config
@@ -246,13 +247,14 @@ class Bundles:
         failpoint("bundle.files")
         files.bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.exit.unlink(missing_ok=True)
-        write_network_files(container, files, self._settings, hosts)
+        write_network_files(container, files, self._settings, linked.hosts)
         spec = build(
             SpecInput(
                 container=container,
                 rootfs=str(rootfs),
                 user=identity,
                 mounts=resolved,
+                environment=linked.environment,
                 hosts_path=str(files.hosts),
                 hostname_path=str(files.hostname),
                 resolv_path=str(files.resolv),

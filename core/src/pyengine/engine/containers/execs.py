@@ -12,6 +12,7 @@ import msgspec
 
 from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.lifecycle import attributes
+from pyengine.engine.containers.links import linked
 from pyengine.engine.containers.registry import Live
 from pyengine.engine.containers.service import Containers
 from pyengine.engine.events import Events
@@ -153,6 +154,7 @@ class Execs:
             privileged=config.privileged,
             user=identity,
             console_size=console_size or config.console_size or [],
+            links=linked(record, self._containers.get).environment,
         )
 
     def _check_running(self, live: Live) -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from pyengine import timestamps
 from pyengine.engine.containers.bundle import Bundles
+from pyengine.engine.containers.links import linked
 from pyengine.engine.containers.registry import Live, Registry
 from pyengine.engine.containers.removal import Removals
 from pyengine.engine.containers.sandbox import Sandboxes
@@ -157,7 +158,12 @@ class Lifecycle:
         live.record.phase = "still"
         try:
             await self._registry.save(live)
-            await self._pause(live)
+            try:
+                await self._pause(live)
+            except (Conflict, Unavailable):
+                # It has ended by itself meanwhile, and stands still for good.
+                if not live.exited.is_set():
+                    raise
             yield
         finally:
             live.record.phase = ""
@@ -243,7 +249,7 @@ class Lifecycle:
             await self._registry.save(live)
             self._step(live, "commit intent", mark)
             mark = time.monotonic_ns()
-            launch = await self._bundles.prepare(live, self._link_hosts(record))
+            launch = await self._bundles.prepare(live, linked(record, self._registry.record))
             self._step(live, "mount and spec", mark)
             mark = time.monotonic_ns()
             shim = await self._supervisor.launch(launch, on_namespaces=self._wiring(live))
@@ -322,18 +328,6 @@ class Lifecycle:
         if record.host_config.auto_remove:
             await self._removals.remove(live, volumes=True)
         log.info("container %s did not start: %s", live.id[:12], error)
-
-    def _link_hosts(self, record: Container) -> dict[str, str]:
-        hosts: dict[str, str] = {}
-        for link in record.host_config.links or []:
-            name, _, alias = link.partition(":")
-            other = self._registry.live(name.removeprefix("/")).record
-            for endpoint in other.networks.values():
-                if endpoint.ip_address:
-                    names = f"{alias or other.name} {other.config.hostname} {other.name}"
-                    hosts[names] = endpoint.ip_address
-                    break
-        return hosts
 
     # -- an end --------------------------------------------------------------------------------
 

@@ -89,6 +89,9 @@ class Registry:
         """By id, name or unambiguous beginning of an id; ``NotFound`` in Docker's words."""
         return resolve(ref, self._live, self._by_name, "container")
 
+    def record(self, ref: str) -> Container:
+        return self.live(ref).record
+
     def named(self, name: str) -> bool:
         return name in self._names
 

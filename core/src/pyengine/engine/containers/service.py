@@ -20,7 +20,7 @@ from pyengine.contracts.volume import VolumeRecord
 from pyengine.drivers import Drivers
 from pyengine.engine import names
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.containers import mounts, updates
+from pyengine.engine.containers import links, mounts, updates
 from pyengine.engine.containers.attachments import PendingAttachment
 from pyengine.engine.containers.bundle import Bundles, check_tmpfs
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes, signal_number
@@ -134,7 +134,7 @@ class Containers:
                       image_of=self._image_id, find=self.get)  # fmt: skip
 
     def get(self, ref: str) -> Container:
-        return self._registry.live(ref).record
+        return self._registry.record(ref)
 
     def live(self, ref: str) -> Live:
         """For other services of the engine."""
@@ -272,7 +272,8 @@ class Containers:
     ) -> None:
         """``Conflict`` in Docker's words if it runs and ``force`` is not set."""
         if link:
-            raise Unsupported("removing a link is not supported: links live in /etc/hosts only")
+            await self._unlink(ref)
+            return
         live = self._registry.live(ref)
         status = live.record.state.status
         if status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING) and not force:
@@ -290,6 +291,20 @@ class Containers:
                 return
             await self._lifecycle.end(live)
             await self._removals.remove(live, volumes=volumes)
+
+    async def _unlink(self, path: str) -> None:
+        """``path``: the name of the container that was linked, and the alias."""
+        parent, _, alias = path.removeprefix("/").rpartition("/")
+        if not parent:
+            raise Conflict("Conflict, cannot remove the default link name of the container")
+        live = self._registry.live(parent)
+        async with live.lock:
+            host = live.record.host_config
+            kept = [item for item in host.links or () if links.split(item)[1] != alias]
+            if len(kept) == len(host.links or ()):
+                raise NotFound(f"No such link: /{parent}/{alias}")
+            host.links = kept
+            await self._registry.save(live)
 
     async def prune(self, filters: Filters | None = None) -> tuple[Sequence[str], int]:
         """Remove all that do not run: (ids, bytes freed)."""
@@ -554,8 +569,8 @@ class Containers:
         name = host.log_config.type or self._drivers.default(Kind.LOGGING)
         if name not in self._drivers.catalog.names(Kind.LOGGING):
             raise InvalidParameter(
-                f'error looking up logging plugin {name}: plugin "{name}" not found',
-                help=f"installed: {', '.join(self._drivers.catalog.names(Kind.LOGGING))}",
+                # Exactly Docker's words: programs compare them.
+                f'error looking up logging plugin {name}: plugin "{name}" not found'
             )
         host.log_config = LogConfig(type=name, config=host.log_config.config or {})
         return name

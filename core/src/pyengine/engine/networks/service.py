@@ -62,7 +62,7 @@ class Network(msgspec.Struct, kw_only=True):
     driver: str
     created: str
     ipam_driver: str = ""
-    ipam_options: dict[str, str] = {}
+    ipam_options: dict[str, str] | None = None
     pools: list[Pool] = []
     ipv4: bool = True
     ipv6: bool = False
@@ -104,7 +104,7 @@ class NetworkRequest(msgspec.Struct, kw_only=True):
     attachable: bool = False
     ipv6: bool = False
     ipam_driver: str = ""
-    ipam_options: dict[str, str] = {}
+    ipam_options: dict[str, str] | None = None
     ipam: list[IpamConfig] = []
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
@@ -458,6 +458,8 @@ class Networks:
         await self._drivers.use(Kind.NETWORK, request.driver)
         name = request.driver or self._default_driver()
         driver = self._driver(name)
+        if NetworkCapability.MULTIPLE not in driver.capabilities() and not predefined:
+            raise Forbidden(f'only one instance of "{name}" network is allowed')
         network = Network(
             id=new_id(),
             name=request.name,
@@ -524,7 +526,7 @@ class Networks:
                         auxiliary=item.auxiliary_addresses or {},
                         v6=automatic_v6 or _is_v6(item.subnet),
                         avoid=avoid,
-                        options=request.ipam_options,
+                        options=request.ipam_options or {},
                     ),
                 )
                 network.pools.append(pool)

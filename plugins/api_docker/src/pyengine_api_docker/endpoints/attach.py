@@ -64,6 +64,7 @@ async def serve(
     detached: Callable[[], None],
     history: AsyncIterator[bytes] | None = None,
     head_start: float = 0,
+    encode: Callable[[bytes], bytes] | None = None,
 ) -> web.StreamResponse:
     """Join a hijacked client and a container's streams until one of them ends."""
     try:
@@ -72,7 +73,7 @@ async def serve(
         if history is not None:
             async for data in history:
                 await client.send(data)
-        if await client.splice(attachment, stdin=stdin, escape=escape):
+        if await client.splice(attachment, stdin=stdin, escape=escape, encode=encode):
             detached()
     finally:
         attachment.close()

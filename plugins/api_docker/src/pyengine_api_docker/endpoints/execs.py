@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -10,7 +12,7 @@ from pyengine.engine.model import ExecConfig
 from pyengine.errors import Conflict, EngineError, InvalidParameter
 from pyengine_api_docker import objects, requests
 from pyengine_api_docker.endpoints.attach import acquire, serve, tell
-from pyengine_api_docker.frames import frame
+from pyengine_api_docker.frames import Payloads, frame
 from pyengine_api_docker.hijack import Escape, Hijacked, head, parse_keys
 from pyengine_api_docker.http import Call, empty, json
 
@@ -67,4 +69,11 @@ async def start(call: Call) -> web.StreamResponse:
     def detached() -> None:
         tell(engine, container, "exec_detach", execID=record.id)
 
-    return await serve(client, attachment, record.config.attach_stdin, escape, detached)
+    # How the answer is written is said by the start, whatever the process has.
+    encode: Callable[[bytes], bytes] | None = None
+    if record.config.tty and not body.tty:
+        encode = partial(frame, 1)
+    elif body.tty and not record.config.tty:
+        encode = Payloads().feed
+    stdin = record.config.attach_stdin
+    return await serve(client, attachment, stdin, escape, detached, encode=encode)

@@ -57,7 +57,7 @@ async def create(call: Call) -> web.StreamResponse:
             attachable=body.attachable,
             ipv6=bool(body.enable_ipv6),
             ipam_driver=ipam.driver,
-            ipam_options=ipam.options or {},
+            ipam_options=ipam.options,
             ipam=ipam.config or [],
             options=body.options or {},
             labels=body.labels or {},

@@ -484,7 +484,11 @@ async def test_nothing_is_left_of_many_hijacks(client: Any, make_container: Any)
             await asyncio.wait_for(far.closed, 5)
             far.far.close()
         client.engine.containers.attachments.clear()
-        await asyncio.sleep(0.1)
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            if not client.frontend._server.connections:
+                break
+        await asyncio.sleep(0.05)
         counts.append((len(os.listdir("/proc/self/fd")), len(client.frontend._server.connections)))
-    assert counts[1] == counts[2]
+    assert counts[2][0] <= counts[1][0]  # what other tests left may go meanwhile
     assert counts[2][1] == 0

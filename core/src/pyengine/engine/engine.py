@@ -443,21 +443,22 @@ class Engine:
         """Of images, and of containers whose image was removed by force."""
         needed = self.images.chains()
         for record in self._registry.records():
-            if record.base and record.base not in needed:
-                needed.update(self.layers(record.drivers["storage"]).below(record.base))
+            for base in record.bases:
+                if base not in needed:
+                    needed.update(self.layers(record.drivers["storage"]).below(base))
         return needed
 
     async def _leave_layers(self, record: Container) -> None:
         """A container is gone; so may be the image that it was made from."""
-        if record.base:
+        for base in record.bases:
             layers = self.layers(record.drivers["storage"])
-            await layers.drop(layers.below(record.base))
+            await layers.drop(layers.below(base))
 
     def _image_users(self, image: str) -> list[tuple[str, bool]]:
         return [
             (record.id, record.state.running)
             for record in self._registry.records()
-            if record.image == image
+            if image in record.images
         ]
 
     async def _stop_for_shutdown(self, id: str, timeout: int) -> None:

@@ -335,6 +335,9 @@ class MountPoint(Wire):
     #: ours, not on the wire: the entry of HostConfig.Mounts or Binds, and details to mount it
     spec: Mount | None = None
     no_copy: bool = False
+    #: of an image: id of its layer, and chain id of what that stands on
+    layer: str = ""
+    base: str = ""
 
 
 class Container(msgspec.Struct, kw_only=True):
@@ -376,3 +379,19 @@ class Container(msgspec.Struct, kw_only=True):
     apparmor_profile: str = ""
     mount_label: str = ""
     process_label: str = ""
+
+    @property
+    def layers(self) -> list[str]:
+        """Ids of all layers that are its own: the one it writes, and those of mounted images."""
+        return [self.layer, *(point.layer for point in self.mounts if point.layer)]
+
+    @property
+    def bases(self) -> list[str]:
+        """Chain ids of the images' layers that those stand on."""
+        return [base for base in (self.base, *(point.base for point in self.mounts)) if base]
+
+    @property
+    def images(self) -> list[str]:
+        """Ids of its image and of those that are mounted in it."""
+        mounted = [point.spec for point in self.mounts if point.type == "image" and point.spec]
+        return [self.image, *(spec.source for spec in mounted)]

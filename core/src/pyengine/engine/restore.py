@@ -213,14 +213,16 @@ class Restore:
             for live in self._registry:
                 record = live.record
                 if record.drivers["storage"] == name and record.phase != "creating":
-                    known[record.layer] = LayerRecord(
-                        id=record.layer,
-                        parent=None,
-                        writable=True,
-                        mounted=live.shim is not None,
-                        options=record.host_config.storage_opt or {},
-                        volatile=record.host_config.auto_remove,
-                    )
+                    for layer in record.layers:
+                        own = layer == record.layer
+                        known[layer] = LayerRecord(
+                            id=layer,
+                            parent=None,
+                            writable=True,
+                            mounted=live.shim is not None,
+                            options=(record.host_config.storage_opt or {}) if own else {},
+                            volatile=own and record.host_config.auto_remove,
+                        )
             calls = self._calls(Kind.STORAGE, name)
             result = await calls.within(120, driver.reconcile, known)
             done += result.removed + result.restored + result.failed

@@ -175,10 +175,11 @@ class Bundles:
                 except (EngineError, OSError) as error:
                     problems.append(str(error))
         if not self._uses[container.id]:
-            try:
-                await calls(storage.unmount, container.layer)
-            except (EngineError, OSError) as error:
-                problems.append(str(error))
+            for layer in container.layers:
+                try:
+                    await calls(storage.unmount, layer)
+                except (EngineError, OSError) as error:
+                    problems.append(str(error))
         if files.shm.is_mount():
             syscalls.umount(files.shm, syscalls.MNT_DETACH)
         shutil.rmtree(files.bundle, ignore_errors=True)
@@ -213,7 +214,8 @@ class Bundles:
             del self._uses[live.id]
         async with live.lock:
             if not (self._uses[live.id] or live.shim is not None or live.removed):
-                await self.calls(Kind.STORAGE, storage.name)(storage.unmount, live.record.layer)
+                for layer in live.record.layers:
+                    await self.calls(Kind.STORAGE, storage.name)(storage.unmount, layer)
 
     def cgroup(self, container: Container) -> str:
         """Path of its cgroup, as the hierarchies' roots see it."""
@@ -332,6 +334,20 @@ class Bundles:
                 destination=point.destination,
                 source=self._inside(path, subpath, user or container.id) if subpath else str(path),
                 writable=point.rw,
+            )
+        if point.type == "image":
+            storage = self.storage(container)
+            path = await self.calls(Kind.STORAGE, storage.name)(
+                storage.mount, point.layer, label=container.mount_label
+            )
+            image = point.spec.image_options if point.spec else None
+            return ResolvedMount(
+                kind="bind",
+                destination=point.destination,
+                source=self._inside(path, image.subpath, user or container.id)
+                if image and image.subpath
+                else str(path),
+                writable=False,
             )
         options = point.spec.bind_options if point.spec else None
         return ResolvedMount(

@@ -285,7 +285,9 @@ def _from_container(item: str, find: Callable[[str], Container]) -> list[MountPo
         raise InvalidParameter(str(error)) from None
     # What is in them was filled by the container that they come from.
     return [
-        msgspec.structs.replace(point, mode="", no_copy=True, rw=point.rw and "ro" not in words)
+        msgspec.structs.replace(
+            point, mode="", no_copy=True, rw=point.rw and "ro" not in words, layer="", base=""
+        )
         for point in other.mounts
     ]
 

@@ -104,7 +104,8 @@ class Removals:
         storage = self._drivers.get(Kind.STORAGE, record.drivers.get("storage", ""))
         assert isinstance(storage, StorageDriver)
         calls = self._calls(Kind.STORAGE, storage.name)
-        await calls.within(120, storage.remove, record.layer)
+        for layer in record.layers:
+            await calls.within(120, storage.remove, layer)
         self._hooks.storage_snapshot_removed(record.layer)
         await self._leave_layers(record)
         for name in removal.volumes:

@@ -20,7 +20,7 @@ from pyengine.contracts.volume import VolumeRecord
 from pyengine.drivers import Drivers
 from pyengine.engine import names
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.containers import links, mounts, updates
+from pyengine.engine.containers import imagemounts, links, mounts, updates
 from pyengine.engine.containers.attachments import PendingAttachment
 from pyengine.engine.containers.bundle import Bundles, check_tmpfs
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes, signal_number
@@ -220,6 +220,7 @@ class Containers:
                 parent = await self._images.layer(image.id, storage.name)
                 await calls(storage.prepare, record.layer, parent, options, mountpoints=True)
             self._hooks.storage_snapshot_prepared(record.layer, parent or "", record.id)
+            await imagemounts.prepare(record, self._images, storage, calls)
             await populate(record, self._bundles, self._volumes)
             files = self._bundles.files(record)
             files.directory.mkdir(mode=0o710, parents=True, exist_ok=True)
@@ -228,8 +229,9 @@ class Containers:
             await self._registry.save(live)
         except BaseException:
             self._registry.release(record.name)
-            with contextlib.suppress(EngineError, OSError):
-                await calls(storage.remove, record.layer)
+            for layer in record.layers:
+                with contextlib.suppress(EngineError, OSError):
+                    await calls(storage.remove, layer)
             if made:
                 await self._volumes.unmake(made, Delete(TABLE, record.id))
             raise

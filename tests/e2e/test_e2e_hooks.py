@@ -149,7 +149,7 @@ def test_every_hook_fires_with_its_arguments(hooked: Hooked) -> None:
     assert hooked.fires("network_ports_published")
     assert hooked.fires("runtime_state_changed", container="hooked", old="created", new="running")
     assert hooked.fires("engine_event")
-    assert hooked.fires("security_authorize", method="GET", path="/_ping")
+    assert hooked.fires("security_authorize", method="GET", path="/info")
     assert eventually(lambda: engine.out("logs", "hooked") == "a ****** yes")
     assert hooked.fires("logging_redact", container="hooked")
     assert engine.out("exec", "hooked", "sh", "-c", "echo $HOOKED") == "exec"

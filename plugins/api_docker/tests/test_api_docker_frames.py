@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyengine_api_docker.frames import Payloads, frame, frame_lines
+from pyengine_api_docker.frames import frame, frame_lines
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,3 @@ def test_a_frame_for_each_line(stream: int, data: bytes) -> None:
 
 def test_header() -> None:
     assert frame(2, b"x" * 258) == b"\x02\0\0\0\0\0\x01\x02" + b"x" * 258
-
-
-def test_payloads_wherever_the_pieces_end() -> None:
-    framed = frame(1, b"hello ") + frame(2, b"") + frame(2, b"world")
-    for size in range(1, len(framed) + 1):
-        payloads = Payloads()
-        pieces = [framed[i : i + size] for i in range(0, len(framed), size)]
-        assert b"".join(map(payloads.feed, pieces)) == b"hello world"

@@ -27,6 +27,7 @@ from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers.bundle import Bundles, Settings
 from pyengine.engine.containers.copying import Copying
 from pyengine.engine.containers.execs import Execs
+from pyengine.engine.containers.healthchecks import HealthChecks
 from pyengine.engine.containers.lifecycle import STOP_TIMEOUT, Lifecycle
 from pyengine.engine.containers.registry import Registry
 from pyengine.engine.containers.removal import Removals
@@ -96,6 +97,7 @@ class Engine:
     pusher: Pusher
     containers: Containers
     execs: Execs
+    health: HealthChecks
     copying: Copying
     system: System
 
@@ -156,6 +158,8 @@ class Engine:
         await self._restore.adopt()
         for live in self._registry:
             self.execs.restore(live)
+            if live.shim is not None:
+                self.health.watch(live)
         for frontend in self._frontends:
             await frontend.start(list(listeners) if frontend.protocol == "http" else [])
         await self._restore.reconcile()
@@ -184,6 +188,7 @@ class Engine:
     async def close(self, *, stop_containers: bool) -> None:
         """End within ``shutdown-timeout`` seconds: containers in good order, or left running."""
         self.lifecycle.closing = True
+        self.health.close()
         if self._healer is not None:
             self._healer.cancel()
         # First: a request that unpacks layers ends when its workers do.
@@ -407,6 +412,10 @@ class Engine:
             self._registry, self.lifecycle, bundles, self.images, self.calls, self.events
         )
         self.execs = Execs(self.containers, bundles, self.events, self.hooks)
+        self.health = HealthChecks(
+            self._registry, self.execs, self.events, self.lifecycle.restart, self.lifecycle.stop
+        )
+        self.lifecycle.running, self.lifecycle.ended = self.health.begin, self.health.end
         self.copying = Copying(self._registry, bundles, self.volumes, self.events)
         self.system = System(
             config, places, host, self._registry, self.images, self.networks, self.drivers,

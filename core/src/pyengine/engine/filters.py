@@ -107,7 +107,8 @@ def _one(record: Container, name: str, values: Sequence[str]) -> bool:
             mounts |= {point.name or point.source for point in record.mounts}
             return any(value in mounts for value in values)
         case "health":
-            return "none" in values
+            health = record.state.health
+            return (health.status.value if health else "none") in values
         case "is-task":
             return any(value.lower() in ("0", "false") for value in values)
         case "publish":

@@ -301,6 +301,31 @@ class Status(enum.StrEnum):
     DEAD = "dead"
 
 
+class HealthStatus(enum.StrEnum):
+    """``State.Health.Status``."""
+
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+class HealthResult(Wire):
+    """One probe. Times: RFC 3339. ``exit_code`` 0: healthy; -1: it did not end in time."""
+
+    start: str
+    end: str
+    exit_code: int = 0
+    output: str = ""
+
+
+class Health(Wire):
+    """What the latest probes said, oldest first; ``failing_streak``: of those that counted."""
+
+    status: HealthStatus = HealthStatus.STARTING
+    failing_streak: int = 0
+    log: list[HealthResult] = []
+
+
 class State(Wire):
     """What became of the process. Times: RFC 3339, ``0001-01-01T00:00:00Z`` for never."""
 
@@ -311,6 +336,8 @@ class State(Wire):
     error: str = ""
     started_at: str = "0001-01-01T00:00:00Z"
     finished_at: str = "0001-01-01T00:00:00Z"
+    #: None: the container has no health check, or has never been started
+    health: Health | None = None
 
     @property
     def running(self) -> bool:

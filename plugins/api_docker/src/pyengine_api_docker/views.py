@@ -19,6 +19,8 @@ from pyengine.engine.model import (
     Container,
     ContainerConfig,
     EndpointSettings,
+    Health,
+    HealthStatus,
     HostConfig,
     MountPoint,
     PortBinding,
@@ -65,7 +67,7 @@ def status_text(state: State, now: float) -> str:
     started = human(now - _moment(state.started_at) / 1e9)
     match state.status:
         case Status.RUNNING:
-            return f"Up {started}"
+            return f"Up {started}{_health_text(state.health)}"
         case Status.PAUSED:
             return f"Up {started} (Paused)"
         case Status.CREATED:
@@ -80,6 +82,13 @@ def status_text(state: State, now: float) -> str:
     ago = human(now - finished / 1e9)
     word = "Restarting" if state.status is Status.RESTARTING else "Exited"
     return f"{word} ({state.exit_code}) {ago} ago"
+
+
+def _health_text(health: Health | None) -> str:
+    if health is None:
+        return ""
+    starting = health.status is HealthStatus.STARTING
+    return " (health: starting)" if starting else f" ({health.status})"
 
 
 def command_line(path: str, args: Sequence[str]) -> str:
@@ -173,7 +182,7 @@ def config(config: ContainerConfig) -> Body:
 
 def state(state: State) -> Body:
     status = state.status
-    return {
+    body: Body = {
         "Status": status.value,
         "Running": state.running or status is Status.RESTARTING,
         "Paused": status is Status.PAUSED,
@@ -186,6 +195,9 @@ def state(state: State) -> Body:
         "StartedAt": state.started_at,
         "FinishedAt": state.finished_at,
     }
+    if state.health is not None:
+        body["Health"] = msgspec.to_builtins(state.health)
+    return body
 
 
 def inspect_networks(container: Container, version: int) -> Body:

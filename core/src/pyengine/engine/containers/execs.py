@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -121,6 +121,14 @@ class Execs:
         finally:
             asyncio.get_running_loop().call_later(KEEP, self._forget, run.id)
         return attachment
+
+    def ended(self, exec_id: str) -> Awaitable[int]:
+        """The exit code, once there is one."""
+        run, live = self._find(exec_id)
+        end = live.exec_ends.setdefault(exec_id, asyncio.get_running_loop().create_future())
+        if run.exit_code is not None and not end.done():
+            end.set_result(run.exit_code)
+        return end
 
     async def resize(self, exec_id: str, width: int, height: int) -> None:
         run, live = self._find(exec_id)

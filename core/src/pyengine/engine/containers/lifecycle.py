@@ -68,6 +68,9 @@ class Lifecycle:
         self._removals = removals
         self._background = removals.background
         self.closing = False
+        #: who wants to know that a container runs, before anybody else is told, and that it ended
+        self.running: Callable[[Live], None] = _nobody
+        self.ended: Callable[[Live], None] = _nobody
 
     # -- verbs ---------------------------------------------------------------------------------
 
@@ -275,6 +278,7 @@ class Lifecycle:
         state.error = ""
         state.oom_killed = False
         state.started_at = timestamps.now()
+        self.running(live)
         self._registry.save_soon(live)
         self._emit(live, "start")
         self._hooks.runtime_state_changed(record, before.value, "running")
@@ -346,6 +350,7 @@ class Lifecycle:
             live.early_exit = end
             return
         record.phase = "ending"
+        self.ended(live)
         note_end(state, end)
         if end.log_dropped:
             log.warning("container %s: %d bytes of log were lost", live.id[:12], end.log_dropped)
@@ -502,6 +507,9 @@ class Lifecycle:
         if run is not None and run.exit_code is None:
             run.running = False
             run.exit_code = code
+            waiting = live.exec_ends.pop(exec_id, None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(code)
             self._emit(live, "exec_die", {"execID": exec_id, "exitCode": str(code)})
 
     def _emit(self, live: Live, action: str, extra: dict[str, str] | None = None) -> None:
@@ -509,6 +517,10 @@ class Lifecycle:
 
     def _step(self, live: Live, name: str, began: int) -> None:
         live.steps.append(Step(name, began, time.monotonic_ns() - began, "daemon"))
+
+
+def _nobody(live: Live) -> None:
+    """Is told."""
 
 
 def note_end(state: State, end: ExitRecord) -> None:

@@ -41,6 +41,8 @@ class Live:
         self.restart: asyncio.Task[None] | None = None
         self.pending: list[PendingAttachment] = []
         self.execs: dict[str, Exec] = {}
+        #: of execs whose end somebody waits for
+        self.exec_ends: dict[str, asyncio.Future[int]] = {}
         #: the ``process`` of the spec it runs with; execs are derived from it
         self.process: dict[str, Any] | None = None
         self.waiters: dict[str, list[asyncio.Future[tuple[int, str]]]] = {}

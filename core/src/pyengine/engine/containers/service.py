@@ -20,7 +20,7 @@ from pyengine.contracts.volume import VolumeRecord
 from pyengine.drivers import Drivers
 from pyengine.engine import names
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.containers import imagemounts, links, mounts, updates
+from pyengine.engine.containers import health, imagemounts, links, mounts, updates
 from pyengine.engine.containers.attachments import PendingAttachment
 from pyengine.engine.containers.bundle import Bundles, check_tmpfs
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes, signal_number
@@ -559,6 +559,7 @@ class Containers:
             },
         )
         check_tmpfs(record)
+        health.on_unhealthy(record)
         self._bundles.logging(record).validate(record.log_options)
         record_attributes(record, record.log_options)
         return record
@@ -633,6 +634,10 @@ def merge_image(config: ContainerConfig, image: ContainerConfig) -> None:
         config.shell = image.shell
     if config.healthcheck is None:
         config.healthcheck = image.healthcheck
+    elif image.healthcheck is not None:
+        for field in config.healthcheck.__struct_fields__:
+            if not getattr(config.healthcheck, field):
+                setattr(config.healthcheck, field, getattr(image.healthcheck, field))
     if config.entrypoint is None or config.entrypoint == [""]:
         cleared = config.entrypoint == [""]
         if config.cmd is None and not cleared:

@@ -8,11 +8,12 @@ from functools import partial
 
 from aiohttp import web
 
+from pyengine.engine.frames import Payloads
 from pyengine.engine.model import ExecConfig
 from pyengine.errors import Conflict, EngineError, InvalidParameter
 from pyengine_api_docker import objects, requests
 from pyengine_api_docker.endpoints.attach import acquire, serve, tell
-from pyengine_api_docker.frames import Payloads, frame
+from pyengine_api_docker.frames import frame
 from pyengine_api_docker.hijack import Escape, Hijacked, head, parse_keys
 from pyengine_api_docker.http import Call, empty, json
 

@@ -14,12 +14,13 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from harness import EngineProcess, Failed, leftovers
 
-from tests.registries.lab import Lab
+if TYPE_CHECKING:
+    from tests.registries.lab import Lab
 
 _numbers = itertools.count(1)
 
@@ -110,7 +111,9 @@ class Site:
         self.engine = EngineProcess(
             root / "engine", docker, "--config-file", str(self.daemon_json), "--debug"
         )
-        self.lab = Lab(self.engine.namespace, root / "lab")
+        from tests.registries.lab import Lab  # needs more than the guest of the VM tier has
+
+        self.lab: Lab = Lab(self.engine.namespace, root / "lab")
 
     def __call__(
         self, *words: str, check: bool = True, timeout: float = 60, config: Path | None = None

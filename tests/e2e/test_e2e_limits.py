@@ -318,3 +318,21 @@ def test_a_device_anywhere(docker: Docker) -> None:
 )  # fmt: skip
 def test_what_would_change_the_host(docker: Docker, flags: tuple[str, ...], says: str) -> None:
     docker.fails("run", "--rm", *flags, "busybox", "true", code=125, says=says)
+
+
+def test_a_child_that_is_killed_for_memory(docker: Docker) -> None:
+    """The first process goes on; what happened is told, and which limit it was."""
+    began = time.time()
+    name = docker.up("-m", "32m", "--network", "none", "busybox",
+                     "sh", "-c", "tail /dev/zero; echo survived $?; sleep 100")  # fmt: skip
+    assert eventually(lambda: docker.out("logs", name) == "survived 137")
+    assert eventually(lambda: docker.state(name, "{{.State.OOMKilled}}") == "true")
+    assert docker.state(name) == "running"
+    told = docker.out(
+        *("events", "--since", f"{began}", "--until", f"{time.time() + 0.3}"),
+        *("--filter", f"container={name}", "--filter", "event=oom"),
+        *("--format", "{{.Actor.Attributes.memoryLimit}}"),
+    )
+    assert told.split() == [str(32 << 20)]
+    docker("restart", "-t", "0", name)
+    assert docker.state(name, "{{.State.Status}} {{.State.OOMKilled}}").startswith("running")

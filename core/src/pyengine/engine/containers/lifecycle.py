@@ -338,8 +338,15 @@ class Lifecycle:
     def _listen(self, live: Live, shim: Shim) -> None:
         shim.on_exit = lambda record: self._exited(live, record)
         shim.on_lost = lambda: self._lost(live)
-        shim.on_oom = lambda: self._emit(live, "oom")
+        shim.on_oom = lambda: self._ran_out_of_memory(live)
         shim.on_exec_exit = lambda exec_id, code: self._exec_exited(live, exec_id, code)
+
+    def _ran_out_of_memory(self, live: Live) -> None:
+        """Some process of it was killed; the first one may well go on."""
+        live.record.state.oom_killed = True
+        self._registry.save_soon(live)
+        limit = live.record.host_config.memory
+        self._emit(live, "oom", {"memoryLimit": str(limit)} if limit > 0 else None)
 
     def _exited(self, live: Live, end: ExitRecord) -> None:
         if live.exited.is_set():

@@ -336,3 +336,12 @@ def test_a_child_that_is_killed_for_memory(docker: Docker) -> None:
     assert told.split() == [str(32 << 20)]
     docker("restart", "-t", "0", name)
     assert docker.state(name, "{{.State.Status}} {{.State.OOMKilled}}").startswith("running")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--hostname", "one.two.test"), ("--hostname", "one", "--domainname", "two.test")]
+)
+def test_a_name_with_dots_has_a_short_one(docker: Docker, flags: tuple[str, ...]) -> None:
+    name = docker.up(*flags, "busybox", "sleep", "60")
+    found = docker.exec(name, "sh", "-c", "tail -1 /etc/hosts; hostname -f; hostname -s")
+    assert found.split()[1:] == ["one.two.test", "one", "one.two.test", "one"]

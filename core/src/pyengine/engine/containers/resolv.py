@@ -60,9 +60,9 @@ def _hosts(container: Container, hosts: Mapping[str, str]) -> str:
         if address == "host-gateway":
             address = gateway_address(container)
         lines.append(f"{address.strip('[]')}\t{name}\n")
-    names = container.config.hostname
-    if container.config.domainname:
-        names = f"{names}.{container.config.domainname} {names}"
+    names = ".".join(filter(None, (container.config.hostname, container.config.domainname)))
+    if "." in names:
+        names = f"{names} {names.partition('.')[0]}"
     for endpoint in container.networks.values():
         for address in (endpoint.ip_address, endpoint.global_ipv6_address):
             if address:

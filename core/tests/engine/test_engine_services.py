@@ -20,7 +20,8 @@ from pyengine.engine import events as events_module
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers.logs import follow_log
 from pyengine.engine.events import Events
-from pyengine.engine.volumes import Volumes
+from pyengine.engine.model import MountPoint
+from pyengine.engine.volumes import MOUNTS, Volumes
 from pyengine.errors import Conflict, DriverBroken, DriverWedged, InvalidParameter, NotFound
 from pyengine.state.database import Database
 
@@ -35,6 +36,7 @@ class Fake(VolumeDriver):
         super().__init__(context)
         self.stuck = threading.Event()
         self.stuck.set()
+        self.asked: list[str] = []
 
     @classmethod
     def probe(cls, context: DriverContext) -> Probe:
@@ -50,6 +52,9 @@ class Fake(VolumeDriver):
         return self.context.root / name
 
     def mount(self, volume: VolumeRecord, user: str) -> Path:
+        if volume.options:
+            self.asked.append(volume.name)
+            self.stuck.wait(20)
         return self.path(volume.name)
 
     def unmount(self, volume: VolumeRecord, user: str) -> None: ...
@@ -353,6 +358,25 @@ async def test_a_volume_in_use_stays(volumes: Volumes) -> None:
     with pytest.raises(Conflict, match=r"remove data: volume is in use - \[c1\]"):
         await volumes.remove("data", force=True)
     assert await volumes.prune({"all": ["true"]}) == ([], 0)
+
+
+async def test_servers_that_are_silent_hold_up_nobody_else(volumes: Volumes, driver: Fake) -> None:
+    point = MountPoint(type="volume", destination="/x")
+    await volumes.create("plain")
+    silent = [(await volumes.create(f"silent{n}", options={"o": "1"})).name for n in range(12)]
+    driver.stuck.clear()
+    waiting = [asyncio.create_task(volumes.mount(name, "c1", point)) for name in silent]
+    waiting += [asyncio.create_task(volumes.mount("silent0", "c2", point))]
+    while len(driver.asked) < MOUNTS:
+        await asyncio.sleep(0.01)
+    for _ in range(3):
+        async with asyncio.timeout(10):
+            assert await volumes.mount("plain", "c3", point) == driver.path("plain")
+    assert len(driver.asked) == MOUNTS, "the others wait without a thread"
+    assert driver.asked.count("silent0") == 1, "nobody is asked two things about one volume"
+    driver.stuck.set()
+    assert len(await asyncio.gather(*waiting)) == 13
+    assert sorted(driver.asked) == sorted([*silent, "silent0"])
 
 
 async def test_conflicts_and_bad_names(volumes: Volumes) -> None:

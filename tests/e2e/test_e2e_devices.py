@@ -71,11 +71,9 @@ def test_a_device_of_a_vendor(described: tuple[EngineProcess, Path]) -> None:
     ]
     with pytest.raises(Failed, match="Operation not permitted"):
         run(engine, "busybox", "sh", "-c", "mknod /f c 10 229; : <>/f")
-    info = engine.docker("info", "--format", "{{json .}}").stdout
-    assert json.loads(info)["CDISpecDirs"] == [str(directory)]
-    assert json.loads(info)["DiscoveredDevices"] == [
-        {"Source": "cdi", "ID": "vendor.com/device=fuse"}
-    ]
+    _, info = engine.api("GET", "/v1.51/info")
+    assert info["CDISpecDirs"] == [str(directory)]
+    assert info["DiscoveredDevices"] == [{"Source": "cdi", "ID": "vendor.com/device=fuse"}]
 
 
 def test_graphics_cards(described: tuple[EngineProcess, Path]) -> None:

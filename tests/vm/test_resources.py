@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.vm.conftest import RunTests
+from tests.vm.machine import Machine
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
@@ -23,6 +24,7 @@ def test_devices_that_vendors_describe(run_tests: RunTests) -> None:
     run_tests("tests/e2e/test_e2e_devices.py", ON_DISK, timeout=600)
 
 
-def test_volumes(run_tests: RunTests) -> None:
+def test_volumes(guest: Machine, run_tests: RunTests) -> None:
     """btrfs needs a program that the guest has not."""
+    guest.check("modprobe -a loop nfs nfsv4")
     run_tests("plugins/volume_local", "-k", "not btrfs", ON_DISK, timeout=600)

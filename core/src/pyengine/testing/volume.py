@@ -340,9 +340,7 @@ class VolumeDriverSuite:
                 driver.mount(record, "c1")
                 driver.unmount(record, "c1")
                 driver.remove("data")
-                for thread in threading.enumerate():
-                    if thread is not threading.current_thread():
-                        thread.join(10)
+                _join_threads()
 
             faults = bench.place / "faults"
             for step in range(1, run_killed(life, faults, 0) + 1):
@@ -354,5 +352,13 @@ class VolumeDriverSuite:
                 after.unmount(record, "c2")
                 after.remove("data")
                 assert bench.mounts() == [], step
+                _join_threads()  # the next step forks
             bench.again().reconcile({}, {})
             assert not any("/data" in path for path in bench.files())
+
+
+def _join_threads() -> None:
+    """Wait for what drivers do after they answered."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(10)

@@ -1,7 +1,7 @@
 """The local volume driver. Below its root, as in Docker::
 
     <name>/_data       the contents
-    <name>/opts.json   the options, if there are any
+    <name>/opts.json   the options, if there are any (a size is a project quota on _data)
 
 and below its run directory ``<name>/<user>``, an empty file for each container that has a volume
 with options mounted; both the mounts and the run directory are lost at a reboot.
@@ -21,6 +21,7 @@ from typing import ClassVar
 
 from pyengine.archive import measure
 from pyengine.bases.layerdirs import LayerDirectories
+from pyengine.bases.layerquotas import LayerQuotas
 from pyengine.contracts.base import (
     DriverContext,
     Kind,
@@ -29,12 +30,18 @@ from pyengine.contracts.base import (
     reject_unknown_options,
 )
 from pyengine.contracts.volume import VolumeDriver, VolumeRecord
-from pyengine.errors import Conflict, EngineError, InvalidParameter
+from pyengine.errors import Conflict, EngineError, InvalidParameter, Unsupported
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
-from pyengine.linux.mountinfo import mounts
+from pyengine.linux.mountinfo import filesystem_of, mounts
 from pyengine_volume_local.apart import may_hang, mount_apart
-from pyengine_volume_local.options import check_options, mount, mount_spec, needs_mount
+from pyengine_volume_local.options import (
+    check_options,
+    mount,
+    mount_spec,
+    needs_mount,
+    size_of,
+)
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*\Z")
 _USER = re.compile(r"[a-zA-Z0-9_.-]+\Z")
@@ -53,6 +60,7 @@ class Local(VolumeDriver):
         self._root = os.path.realpath(context.root)
         self._volumes = LayerDirectories(self._root, self._root)
         self._run = os.path.realpath(context.run)
+        self._quotas = LayerQuotas(self.name, self._root)
 
     @classmethod
     def probe(cls, context: DriverContext) -> Probe:
@@ -66,15 +74,24 @@ class Local(VolumeDriver):
     def create(self, volume: VolumeRecord) -> None:
         _check_name(volume.name)
         check_options(volume.options)
+        size = size_of(volume.options)
         if os.path.isdir(self._data(volume.name)):
             return
+        if size and not self._quotas.available():
+            raise Unsupported(
+                "quota size requested but no quota support",
+                f"the volumes are on {filesystem_of(self._root)} without project quotas",
+                "mount xfs with pquota or ext4 with prjquota there, or leave the option out",
+            )
         os.makedirs(self._root, 0o701, exist_ok=True)
         with self._volumes.make(volume.name) as staging:
             os.chmod(staging, 0o701)
             os.mkdir(f"{staging}/_data")
             os.chmod(f"{staging}/_data", 0o755)
+            if size:
+                self._quotas.limit(size, f"{staging}/_data")
             if volume.options:
-                _write_options(Path(staging, "opts.json"), volume.options)
+                _write_options(Path(staging, "opts.json"), volume.options, size)
 
     def remove(self, name: str) -> None:
         _check_name(name)
@@ -86,6 +103,7 @@ class Local(VolumeDriver):
                 f"volume {name} has something mounted in it", inside[0].target, "unmount it first"
             )
         shutil.rmtree(f"{self._run}/{name}", ignore_errors=True)
+        self._quotas.clear(self._data(name))
         if self._volumes.discard(name):
             threading.Thread(target=self._sweep, name="volume-sweep", daemon=True).start()
 
@@ -127,7 +145,7 @@ class Local(VolumeDriver):
             self._unmount(volume.name)
 
     def usage(self, name: str) -> int:
-        if os.path.exists(f"{self._root}/{name}/opts.json"):
+        if _is_elsewhere(Path(self._root, name, "opts.json")):
             return -1  # what is mounted there, and may be on a server, is not ours to walk through
         return measure(self._data(name))[0] if os.path.isdir(self._data(name)) else 0
 
@@ -152,6 +170,9 @@ class Local(VolumeDriver):
                 if not os.path.isdir(self._data(name)):
                     self.create(record)
                     done.restored.append(f"volume {name}")
+                size = size_of(record.options)
+                if size and self._quotas.restore(size, self._data(name)):
+                    done.restored.append(f"limit of volume {name}")
                 if needs_mount(record.options):
                     for user in sorted(users.get(name, ())):
                         if not os.path.exists(f"{self._run}/{name}/{user}") or (
@@ -198,6 +219,7 @@ class Local(VolumeDriver):
     def _sweep(self) -> None:
         try:
             self._volumes.sweep()
+            self._quotas.release()
         except OSError:
             pass  # the next start tries again
 
@@ -211,14 +233,22 @@ def _check_name(name: str) -> None:
         )
 
 
-def _write_options(path: Path, options: Mapping[str, str]) -> None:
+def _is_elsewhere(options: Path) -> bool:
+    try:
+        found = json.loads(options.read_text())
+    except FileNotFoundError:
+        return False
+    return bool(found["MountType"] or found["MountDevice"])
+
+
+def _write_options(path: Path, options: Mapping[str, str], size: int) -> None:
     path.write_text(
         json.dumps(
             {
                 "MountType": options.get("type", ""),
                 "MountOpts": options.get("o", ""),
                 "MountDevice": options.get("device", ""),
-                "Quota": {"Size": 0},
+                "Quota": {"Size": size},
             }
         )
     )

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from pyengine.errors import EngineError, InvalidParameter, Unsupported
+from pyengine.bases.layerquotas import layer_size
+from pyengine.errors import EngineError, InvalidParameter
 from pyengine.linux import syscalls
 
 KNOWN = ("type", "o", "device", "size")
@@ -69,18 +70,24 @@ def check_options(options: Mapping[str, str]) -> None:
     for key in options:
         if key not in KNOWN:
             raise InvalidParameter(f'invalid option: "{key}"')
-    if options.get("size", "0") != "0":
-        raise Unsupported(
-            "quota size requested but no quota support",
-            "volume driver local has no project quotas",
-            "for a tmpfs use -o type=tmpfs -o device=tmpfs -o o=size=100m",
-        )
     for key, needed in _NEEDS.items():
         for other in needed:
             if key in options and other not in options:
                 raise InvalidParameter(f'missing required option: "{other}"')
     if options.get("type") == "cifs" and _has_port(options.get("device", "")):
         raise InvalidParameter("port not allowed in CIFS device URL, include 'port' in 'o='")
+
+
+def size_of(options: Mapping[str, str]) -> int:
+    """Bytes that a volume may occupy; 0: as much as there is. ``InvalidParameter`` for what is no
+    size, or for the size of something that is mounted."""
+    size = layer_size(options.get("size", "0"))
+    if size and needs_mount(options):
+        raise InvalidParameter(
+            "size limits a volume that is a directory of this host, and this one is mounted",
+            help="for a tmpfs say o=size=100m",
+        )
+    return size
 
 
 def needs_mount(options: Mapping[str, str]) -> bool:

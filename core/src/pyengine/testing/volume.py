@@ -20,7 +20,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -333,6 +333,7 @@ class VolumeDriverSuite:
     def _killed(self, options: Mapping[str, str]) -> None:
         with self.bench() as bench:
             record = bench.record("data", **options)
+            others = threading.enumerate()
 
             def life() -> None:
                 driver = bench.again()
@@ -340,7 +341,7 @@ class VolumeDriverSuite:
                 driver.mount(record, "c1")
                 driver.unmount(record, "c1")
                 driver.remove("data")
-                _join_threads()
+                _join_threads(others)
 
             faults = bench.place / "faults"
             for step in range(1, run_killed(life, faults, 0) + 1):
@@ -352,13 +353,13 @@ class VolumeDriverSuite:
                 after.unmount(record, "c2")
                 after.remove("data")
                 assert bench.mounts() == [], step
-                _join_threads()  # the next step forks
+                _join_threads(others)  # the next step forks
             bench.again().reconcile({}, {})
             assert not any("/data" in path for path in bench.files())
 
 
-def _join_threads() -> None:
-    """Wait for what drivers do after they answered."""
+def _join_threads(others: Sequence[threading.Thread]) -> None:
+    """Wait for what drivers do after they answered: threads but ``others`` end by themselves."""
     for thread in threading.enumerate():
-        if thread is not threading.current_thread():
+        if thread not in others:
             thread.join(10)

@@ -18,6 +18,7 @@ from pyengine.contracts.firewall import (
     FirewallNetwork,
 )
 from pyengine.errors import Conflict
+from pyengine.linux.netns import inside
 from pyengine.testing import netlab
 from pyengine.testing.firewall import FirewallDriverSuite
 
@@ -78,6 +79,23 @@ class PlainFirewall(FirewallDriver):
         table = f"inet {self.context.prefix}"
         run("nft", "-f", "-", given="\n".join(self.text(table)))
         self.seen = self.listing()
+
+    def redirect(self, netns: int, address: str, port: int, to: int) -> None:
+        with inside(netns):
+            run("nft", "-f", "-", given="\n".join(self.redirection(address, port, to)))
+
+    def redirection(self, address: str, port: int, to: int) -> list[str]:
+        return [
+            "table ip plain_redirect {",
+            "chain output { type nat hook output priority -100; }",
+            "}",
+            "flush chain ip plain_redirect output",
+            *(
+                f"add rule ip plain_redirect output ip daddr {address} {protocol} dport {port} "
+                f"dnat to {address}:{to}"
+                for protocol in ("tcp", "udp")
+            ),
+        ]
 
     def listing(self) -> str:
         try:
@@ -290,6 +308,29 @@ class LastOneWins(PlainFirewall):
         """Lets two containers have one port."""
 
 
+class RedirectsTheHost(PlainFirewall):
+    """Does in its own namespace what was asked for in a container's."""
+
+    def redirect(self, netns: int, address: str, port: int, to: int) -> None:
+        run("nft", "-f", "-", given="\n".join(self.redirection(address, port, to)))
+
+
+class RedirectsEveryAddress(PlainFirewall):
+    def redirection(self, address: str, port: int, to: int) -> list[str]:
+        return [line.replace(f"ip daddr {address}", "ip daddr 0.0.0.0/0") for line in
+                super().redirection(address, port, to)]  # fmt: skip
+
+
+class KeepsTheOldRedirection(PlainFirewall):
+    """The first one goes on; here it leads to where nobody listens."""
+
+    def redirection(self, address: str, port: int, to: int) -> list[str]:
+        return [
+            line for line in super().redirection(address, port, 1 if to == 5300 else to)
+            if "flush" not in line
+        ]  # fmt: skip
+
+
 class KeepsStrangers(PlainFirewall):
     """Adds what it is told to what the table of the engine before it had."""
 
@@ -324,6 +365,9 @@ BROKEN: list[tuple[type[PlainFirewall], str]] = [
     (NeverLooks, "test_flush_is_noticed_and_reconcile_mends"),
     (KeepsOldFlows, "test_a_client_that_keeps_sending_follows_the_port"),
     (LastOneWins, "test_change_is_all_or_nothing"),
+    (RedirectsTheHost, "test_a_port_inside_a_container_is_redirected"),
+    (RedirectsEveryAddress, "test_a_port_inside_a_container_is_redirected"),
+    (KeepsTheOldRedirection, "test_a_port_inside_a_container_is_redirected"),
     (KeepsStrangers, "test_second_instance_takes_over"),
 ]
 

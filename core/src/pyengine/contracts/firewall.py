@@ -13,6 +13,7 @@ from typing import ClassVar
 import msgspec
 
 from pyengine.contracts.base import Driver, Kind, Reconciled
+from pyengine.errors import Unsupported
 
 
 class FirewallNetwork(msgspec.Struct, frozen=True):
@@ -96,6 +97,16 @@ class FirewallDriver(Driver):
     def warnings(self) -> list[str]:
         """What on this host blocks published ports in spite of us: a sentence each, naming table,
         chain and policy, and what would help."""
+
+    def redirect(self, netns: int, address: str, port: int, to: int) -> None:
+        """In the network namespace behind descriptor ``netns``, a container's: what is sent there
+        to ``address`` and ``port`` (TCP and UDP) arrives at ``to`` of the same address, and the
+        answers come from ``port``. Takes the place of an earlier redirection; ends with the
+        namespace, and is no part of what ``reconcile`` and ``intact`` are about. On the hot path.
+
+        Since contract 1.1. Raises ``Unsupported``, and so does a driver that does not override it.
+        """
+        raise Unsupported(f"firewall driver {self.name!r} redirects nothing inside containers")
 
     @abstractmethod
     def remove_all(self) -> None:

@@ -41,6 +41,7 @@ from pyengine.engine.images.layers import Layers
 from pyengine.engine.images.service import Images
 from pyengine.engine.images.unpackers import Unpackers
 from pyengine.engine.model import Container, Ulimit
+from pyengine.engine.networks.dns.names import Names
 from pyengine.engine.networks.portproxy import PublishedProxy
 from pyengine.engine.networks.ports import PortAllocator
 from pyengine.engine.networks.service import IpamConfig, Networks
@@ -201,6 +202,7 @@ class Engine:
             timeout = self.config.shutdown_timeout
             stops = [self._stop_for_shutdown(live.id, timeout) for live in running]
             await asyncio.wait(map(asyncio.ensure_future, stops), timeout=timeout + 5)
+        self.name_servers.close_all()
         await self._background.drain(2.0 if running else 0.2)
         if stop_containers and all(live.shim is None for live in self._registry):
             try:
@@ -322,6 +324,7 @@ class Engine:
         # Loaded beside the zygote's start: the registries' HTTP client takes a quarter of a second.
         from pyengine.engine.images.pull import Puller
         from pyengine.engine.images.push import Pusher
+        from pyengine.engine.networks.dns.servers import NameServers
         from pyengine.registry.client import Registries
 
         config, places = self.config, self.places
@@ -394,7 +397,14 @@ class Engine:
         allocator = PortAllocator(
             "" if config.ip == "0.0.0.0" else config.ip, own_sockets=self.portproxy.inodes
         )
-        sandboxes = Sandboxes(self.networks, bundles, allocator, self.portproxy.update)
+        names = Names(self._registry.records)
+        self.events.inform(lambda event: names.changed() if event.action == "rename" else None)
+        self.name_servers = NameServers(
+            names, self.networks.redirect, config.dns, self.networks.internal_only
+        )
+        sandboxes = Sandboxes(
+            self.networks, bundles, allocator, self.portproxy.update, names, self.name_servers
+        )
         removals = Removals(self.database, self._registry, bundles, self.volumes, self.drivers,
                             self.calls, self.events, self.hooks, self._background,
                             self._leave_layers)  # fmt: skip

@@ -15,6 +15,9 @@ from msgspec import field
 
 from pyengine.contracts.firewall import PublishedPort
 
+#: Networks that every engine has.
+PREDEFINED = ("bridge", "host", "none")
+
 
 class Wire(msgspec.Struct, rename="pascal", kw_only=True, omit_defaults=False):
     """Base of all bodies. Unknown fields are accepted, as Docker accepts them."""

@@ -191,7 +191,7 @@ class Restore:
         for live in self._registry:
             if live.record.state.running and live.shim is not None:
                 running.append((live.record, live.record.published))
-                self._sandboxes.restore(live.record)
+                await self._sandboxes.restore(live.record)
         done = await self._networks.restore(running)
         done += self._sandboxes.stray([record for record, _ in running], self._places.exec_root)
         for live in self._registry:

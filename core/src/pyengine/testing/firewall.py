@@ -311,6 +311,23 @@ class FirewallDriverSuite:
                 world.do(world.driver.remove_all)
                 assert world.rules() == before
 
+    def test_a_port_inside_a_container_is_redirected(self) -> None:
+        with self.world() as world:
+            server, redirect = "127.0.0.11", world.driver.redirect
+            for port in (5300, 5301):
+                for protocol in ("tcp", "udp"):
+                    world.web.serve(port, protocol, server)
+            # What serves that port at the container's other addresses is not touched.
+            for protocol in ("tcp", "udp"):
+                world.peer.serve(53, protocol, PEER)
+            before = world.rules()
+            for port in (5300, 5301, 5301):
+                world.do(redirect, world.web.netns, server, 53, port)
+                for protocol in ("tcp", "udp"):
+                    assert world.web.hears(server, 53, protocol) == "web"
+            assert world.web.hears(PEER, 53) == "peer"
+            assert world.rules() == before, "the host's own rules are not changed for it"
+
     def test_everything_answers_in_spite_of_forward_drop(self) -> None:
         with self.world("iptables -P FORWARD DROP", "ip6tables -P FORWARD DROP") as world:
             world.set_up(published(TCP, UDP, TCP6))

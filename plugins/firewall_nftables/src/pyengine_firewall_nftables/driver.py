@@ -14,6 +14,7 @@ from pyengine.contracts.firewall import (
     FirewallNetwork,
 )
 from pyengine.errors import DriverError, InvalidParameter
+from pyengine.linux.netns import inside
 from pyengine_firewall_nftables import foreign, ruleset
 from pyengine_firewall_nftables.conntrack import Conntrack
 from pyengine_firewall_nftables.nft import SONAME, Nft, NftError
@@ -101,6 +102,20 @@ class NftablesFirewall(FirewallDriver):
             self._forget_flows(change)
             if change.networks or change.remove_networks:
                 self._open_foreign()
+
+    def redirect(self, netns: int, address: str, port: int, to: int) -> None:
+        try:
+            with inside(netns):
+                nft = Nft()
+            try:
+                nft.run(ruleset.redirection(self._table, address, port, to))
+            finally:
+                nft.close()
+        except (NftError, OSError) as error:
+            raise DriverError(
+                "the firewall driver 'nftables' was refused in a container's namespace",
+                str(error).splitlines()[0],
+            ) from error
 
     def reconcile(
         self, networks: Sequence[FirewallNetwork], endpoints: Sequence[FirewallEndpoint]

@@ -230,3 +230,21 @@ def _quoted(bridge: str) -> str:
 
 def _subnets(network: FirewallNetwork) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     return [ipaddress.ip_network(subnet, strict=False) for subnet in network.subnets]
+
+
+def redirection(table: str, address: str, port: int, to: int) -> str:
+    """Commands for a container's own namespace: a table with nothing but this."""
+    family, name = ("ip6" if ":" in address else "ip"), f"{table}_redirect"
+    target = f"[{address}]:{to}" if family == "ip6" else f"{address}:{to}"
+    return "\n".join(
+        (
+            f"add table {family} {name}",
+            f"add chain {family} {name} output {{ type nat hook output priority -100; }}",
+            f"flush chain {family} {name} output",
+            *(
+                f"add rule {family} {name} output {family} daddr {address} {protocol} dport {port} "
+                f"dnat to {target}"
+                for protocol in ("udp", "tcp")
+            ),
+        )
+    )

@@ -23,7 +23,7 @@ from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers import mounts
 from pyengine.engine.containers.links import Linked
 from pyengine.engine.containers.registry import Live, Registry
-from pyengine.engine.containers.resolv import write_network_files
+from pyengine.engine.containers.resolv import write_network_files, write_resolv
 from pyengine.engine.model import Container, MountPoint
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
@@ -128,6 +128,10 @@ class Bundles:
             socket=run / "s" / short,
             netns=run / "netns" / short,
         )
+
+    def write_resolv(self, container: Container) -> None:
+        """Write a running container's resolv.conf anew, in place."""
+        write_resolv(container, self.files(container), self._settings)
 
     def storage(self, container: Container) -> StorageDriver:
         driver = self._drivers.get(Kind.STORAGE, container.drivers.get("storage", ""))

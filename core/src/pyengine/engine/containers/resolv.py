@@ -4,11 +4,11 @@ resolv.conf. Written into the container's directory before each start and bind-m
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from pyengine.engine.model import Container
+from pyengine.engine.model import PREDEFINED, Container
 from pyengine.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ STUB = "127.0.0.53"
 #: Docker's answer to a host without any usable name server.
 FALLBACK = ("8.8.8.8", "8.8.4.4")
 
+#: Where the engine's own name server listens in containers on networks that users made.
+EMBEDDED = "127.0.0.11"
+
 LOCALHOST = (
     "127.0.0.1\tlocalhost\n"
     "::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -29,6 +32,19 @@ LOCALHOST = (
     "ff02::1\tip6-allnodes\n"
     "ff02::2\tip6-allrouters\n"
 )
+
+
+class Upstream(NamedTuple):
+    """A name server, and whether it is reached from the host's network or the container's."""
+
+    address: str
+    from_host: bool = False
+
+
+def embedded(container: Container) -> bool:
+    """Whether the container sees the engine's own name server: it is on a network that a user
+    made."""
+    return any(name not in PREDEFINED for name in container.networks)
 
 
 def write_network_files(
@@ -42,7 +58,12 @@ def write_network_files(
     else:
         text = LOCALHOST + _hosts(container, hosts)
     _write(files.hosts, text)
-    _write(files.resolv, _resolv(container, settings))
+    write_resolv(container, files, settings)
+
+
+def write_resolv(container: Container, files: Files, settings: Settings) -> None:
+    """Write resolv.conf alone, as when a container that runs joins its first own network."""
+    _write(files.resolv, _resolv(container, settings, embedded(container)))
 
 
 def gateway_address(container: Container) -> str:
@@ -70,7 +91,19 @@ def _hosts(container: Container, hosts: Mapping[str, str]) -> str:
     return "".join(lines)
 
 
-def _resolv(container: Container, settings: Settings) -> str:
+def upstreams(configured: Sequence[str]) -> Sequence[Upstream]:
+    """Who the embedded name server asks: the configured servers, from the container's network;
+    else the host's, of which those on its loopback are asked from there. Read anew each time, so
+    that changes of the host count at once."""
+    if configured:
+        return [Upstream(server) for server in configured]
+    servers, _, _ = parse(_read(HOST_RESOLV))
+    return [Upstream(server, _is_loopback(server)) for server in servers] or [
+        Upstream(server) for server in FALLBACK
+    ]
+
+
+def _resolv(container: Container, settings: Settings, embedded: bool) -> str:
     host = container.host_config
     source = _read(HOST_RESOLV)
     if host.network_mode == "host" and not (host.dns or host.dns_search or host.dns_options):
@@ -86,6 +119,10 @@ def _resolv(container: Container, settings: Settings) -> str:
     options = list(host.dns_options or settings.dns_options or options)
     if search == ["."]:
         search = []
+    if embedded:
+        servers = [EMBEDDED]
+        if not any(option.startswith("ndots:") for option in options):
+            options.append("ndots:0")
     lines = [f"nameserver {server}" for server in servers]
     if search:
         lines.append("search " + " ".join(search))

@@ -14,14 +14,20 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyengine.engine.containers.bundle import Bundles
+from pyengine.engine.containers.resolv import embedded
 from pyengine.engine.model import Container, EndpointSettings, HostConfig
+from pyengine.engine.networks.dns.names import Names
 from pyengine.engine.networks.ports import PortAllocator
 from pyengine.engine.networks.service import Networks
 from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
+
+if TYPE_CHECKING:
+    from pyengine.engine.networks.dns.servers import NameServers
 
 #: ioctl_nsfs(2): what kind of namespace a descriptor is of.
 NS_GET_NSTYPE = 0xB703
@@ -36,11 +42,15 @@ class Sandboxes:
         bundles: Bundles,
         allocator: PortAllocator,
         published: Callable[[], Awaitable[None]],
+        names: Names,
+        name_servers: NameServers,
     ) -> None:
         self._networks = networks
         self._bundles = bundles
         self._ports = allocator
         self._published = published
+        self._names = names
+        self._name_servers = name_servers
 
     def plan(
         self, container: Container, asked: dict[str, EndpointSettings | None]
@@ -97,6 +107,9 @@ class Sandboxes:
         container.sandbox_key = str(path)
         main = self._gateway_network(container)
         container.interfaces = len(container.networks)
+        serving: Awaitable[None] | None = None
+        if embedded(container):
+            serving = asyncio.ensure_future(self._name_servers.open(container, netns))
         for number, name in enumerate(container.networks):
             await self._networks.join(container, name, f"eth{number}", name == main, netns)
         if main:
@@ -106,11 +119,15 @@ class Sandboxes:
                 await self._networks.open(container, name, [])
         if container.published:
             await self._published()
+        if serving is not None:
+            await serving
+        self._names.changed()
 
     async def close(self, container: Container) -> None:
         """Undo the fast part of :meth:`join`: nothing reaches the container any more, and its host
         ports are free. Goes on after errors and raises them together at the end."""
         problems: list[str] = []
+        self._name_servers.close(container.id)
         for name in container.networks:
             try:
                 await self._networks.close(container, name)
@@ -121,6 +138,7 @@ class Sandboxes:
             container.published = []
             await self._published()
         container.ports = {}
+        self._names.changed()
         _raise(problems)
 
     async def leave(self, container: Container) -> None:
@@ -171,6 +189,10 @@ class Sandboxes:
             await self._networks.release(settings)
             container.networks.pop(network.name, None)
             raise
+        if embedded(container):
+            await self._name_servers.open(container, netns)
+            self._bundles.write_resolv(container)
+        self._names.changed()
 
     async def disconnect(self, container: Container, name: str, netns: int | None) -> None:
         """``docker network disconnect``."""
@@ -182,14 +204,22 @@ class Sandboxes:
             await self._networks.leave(container, name, netns)
             await self._networks.release(container.networks[name])
         container.networks.pop(name, None)
+        self._names.changed()
 
     def open_netns(self, container: Container) -> int | None:
         """Descriptor of a running container's namespace; the caller closes it."""
         return _open(self._bundles.files(container).netns)
 
-    def restore(self, container: Container) -> None:
-        """At start: a container that runs keeps the host ports it has."""
+    async def restore(self, container: Container) -> None:
+        """At start: a container that runs keeps the host ports it has, and can ask for names."""
         self._ports.restore(container.id, container.published)
+        if embedded(container):
+            netns = self.open_netns(container)
+            if netns is not None:
+                try:
+                    await self._name_servers.open(container, netns)
+                finally:
+                    os.close(netns)
 
     def stray(self, known: Sequence[Container], exec_root: Path) -> list[str]:
         """At start: take away names of namespaces whose containers do not run."""

@@ -37,10 +37,17 @@ from pyengine.contracts.network import (
 from pyengine.drivers import Drivers
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.events import Events
-from pyengine.engine.model import Container, EndpointSettings
+from pyengine.engine.model import PREDEFINED, Container, EndpointSettings
 from pyengine.engine.names import new_id
 from pyengine.engine.prune import PruneFilters, Turn
-from pyengine.errors import Conflict, EngineError, Forbidden, InvalidParameter, NotFound
+from pyengine.errors import (
+    Conflict,
+    EngineError,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    Unsupported,
+)
 from pyengine.hooks.manager import Hooks
 from pyengine.state.database import Database, Delete, Put
 
@@ -48,7 +55,6 @@ log = logging.getLogger(__name__)
 
 TABLE = "networks"
 FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
-PREDEFINED = ("bridge", "host", "none")
 
 Filters = Mapping[str, Sequence[str]]
 Lines = list[str]
@@ -251,6 +257,27 @@ class Networks:
                 except EngineError as error:
                     log.warning("network %s stays: %s", network.name, error)
         return removed
+
+    def internal_only(self, container: Container) -> bool:
+        """Whether all its networks are internal ones."""
+        return bool(container.networks) and all(
+            self._records[s.network_id].internal
+            for s in container.networks.values()
+            if s.network_id in self._records
+        )
+
+    async def redirect(self, netns: int, address: str, port: int, to: int) -> bool:
+        """Have what goes to ``address``:``port`` in that namespace arrive at port ``to``; False if
+        the firewall driver cannot."""
+        if not self._drivers.has(Kind.FIREWALL):
+            return False
+        driver = self._drivers.get(Kind.FIREWALL)
+        assert isinstance(driver, FirewallDriver)
+        try:
+            await self._calls(Kind.FIREWALL, driver.name)(driver.redirect, netns, address, port, to)
+        except Unsupported:
+            return False
+        return True
 
     # -- endpoints -----------------------------------------------------------------------------
 

@@ -1,0 +1,201 @@
+"""The sockets of the embedded name server, one pair inside each container's network namespace.
+
+It listens at 127.0.0.11 on a port that is free; what is sent to port 53 there arrives at it by a
+rule of the firewall driver's in that namespace, so that the container may serve DNS itself at any
+address. Where no firewall driver can do so, it listens at port 53.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+from pyengine.engine.containers.resolv import EMBEDDED, Upstream, upstreams
+from pyengine.engine.model import Container
+from pyengine.engine.networks.dns.answers import PORT, Answers
+from pyengine.engine.networks.dns.names import Names
+from pyengine.errors import EngineError
+from pyengine.linux.netns import inside
+
+log = logging.getLogger(__name__)
+
+#: How long a client may be silent on a connection, in seconds, and how many it may have.
+IDLE, MOST_CONNECTIONS = 10.0, 64
+#: Questions by UDP that are worked on at a time; more are dropped, as a full socket would.
+MOST_DATAGRAMS = 512
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+
+Redirect = Callable[[int, str, int, int], Awaitable[bool]]
+
+
+class NameServers:
+    """Starts and ends the name servers of containers."""
+
+    def __init__(
+        self,
+        names: Names,
+        redirect: Redirect,
+        servers: Sequence[str],
+        internal: Callable[[Container], bool],
+    ) -> None:
+        """``redirect``: (namespace, address, port, to) -> whether it could be done. ``servers``:
+        the daemon's own ``dns``. ``internal``: the container reaches nobody outside."""
+        self._names = names
+        self._redirect = redirect
+        self._configured = servers
+        self._internal = internal
+        self._serving: dict[str, _NameServer] = {}
+
+    async def open(self, container: Container, netns: int) -> None:
+        """Serve in the namespace behind ``netns``, which stays the caller's. An engine that cannot
+        is no reason not to run a container: it is logged."""
+        if container.id in self._serving:
+            return
+        own = os.dup(netns)
+        try:
+            udp, tcp = await asyncio.to_thread(_listen, own, 0)
+            try:
+                port = udp.getsockname()[1]
+                if not await self._redirect(own, EMBEDDED, PORT, port):
+                    udp.close()
+                    tcp.close()
+                    udp, tcp = await asyncio.to_thread(_listen, own, PORT)
+                server = _NameServer(own, udp, tcp)
+                await server.start(self._answers(container, own))
+            except BaseException:
+                udp.close()
+                tcp.close()
+                raise
+        except (OSError, EngineError) as error:
+            os.close(own)
+            log.error("container %s has no name server: %s", container.id[:12], error)
+        else:
+            self._serving[container.id] = server
+
+    def close(self, container_id: str) -> None:
+        server = self._serving.pop(container_id, None)
+        if server is not None:
+            server.close()
+
+    def close_all(self) -> None:
+        for id in list(self._serving):
+            self.close(id)
+
+    def _answers(self, container: Container, netns: int) -> Answers:
+        def servers() -> Sequence[Upstream]:
+            found = upstreams(container.host_config.dns or self._configured)
+            # Nothing of an internal network gets out, not through the host either.
+            if self._internal(container):
+                return [server for server in found if not server.from_host]
+            return found
+
+        def connect(server: Upstream, kind: socket.SocketKind) -> socket.socket:
+            with contextlib.nullcontext() if server.from_host else inside(netns):
+                family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
+                sock = socket.socket(family, kind)
+            sock.setblocking(False)
+            if kind is socket.SOCK_DGRAM:
+                try:
+                    sock.connect((server.address, PORT))
+                except OSError:
+                    sock.close()
+                    raise
+            return sock
+
+        return Answers(container, self._names, servers, connect)
+
+
+class _NameServer(asyncio.DatagramProtocol):
+    def __init__(self, netns: int, udp: socket.socket, tcp: socket.socket) -> None:
+        self._netns = netns
+        self._udp, self._tcp = udp, tcp
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections = 0
+
+    async def start(self, answers: Answers) -> None:
+        self._answers = answers
+        loop = asyncio.get_running_loop()
+        self._datagrams, _ = await loop.create_datagram_endpoint(lambda: self, sock=self._udp)
+        self._server = await asyncio.start_server(self._converse, sock=self._tcp, limit=65536)
+
+    def close(self) -> None:
+        self._datagrams.close()
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        os.close(self._netns)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        if len(self._tasks) < MOST_DATAGRAMS:
+            self._run(self._reply(data, addr))
+
+    def error_received(self, exc: Exception) -> None:
+        """A client did not wait for its answer."""
+
+    async def _reply(self, query: bytes, client: tuple[str, int]) -> None:
+        said = await self._answers.answer(query, socket.SOCK_DGRAM)
+        if said is not None and not self._datagrams.is_closing():
+            self._datagrams.sendto(said, client)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._connections += 1
+        try:
+            while self._connections <= MOST_CONNECTIONS:
+                size = int.from_bytes(await asyncio.wait_for(reader.readexactly(2), IDLE), "big")
+                query = await asyncio.wait_for(reader.readexactly(size), IDLE)
+                said = await self._answers.answer(query, socket.SOCK_STREAM)
+                if said is None:
+                    return
+                writer.write(len(said).to_bytes(2, "big") + said)
+                await asyncio.wait_for(writer.drain(), IDLE)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._connections -= 1
+            self._tasks.discard(task)
+            writer.close()
+
+    def _run(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _listen(netns: int, port: int) -> tuple[socket.socket, socket.socket]:
+    """Sockets for UDP and TCP on one port of 127.0.0.11 in the namespace; 0: any."""
+    with inside(netns):
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            _loopback_up(udp)
+            udp.bind((EMBEDDED, port))
+            tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        except OSError:
+            udp.close()
+            raise
+        try:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.bind(udp.getsockname())
+            tcp.listen(MOST_CONNECTIONS)
+        except OSError:
+            udp.close()
+            tcp.close()
+            raise
+    udp.setblocking(False)
+    tcp.setblocking(False)
+    return udp, tcp
+
+
+def _loopback_up(sock: socket.socket) -> None:
+    """The container's init does it too, perhaps a moment later (netdevice(7))."""
+    request = struct.pack("16sH14x", b"lo", 0)
+    flags = struct.unpack("16xH14x", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))[0]
+    fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))

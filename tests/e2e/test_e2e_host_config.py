@@ -73,6 +73,7 @@ def throttle(v1: str, v2: str) -> Row:
 
 
 MB = 1 << 20
+PARENT = f"/petest-{os.getpid()}"
 #: all that this host gives to anybody
 (CAPABILITIES,) = re.findall(r"CapBnd:\s*(\w+)", Path("/proc/self/status").read_text())
 NO_WEIGHT = "Your kernel does not support Block I/O weight"
@@ -127,7 +128,7 @@ ROWS: dict[str, Row] = {
     "ReadonlyPaths": Row(value=["/etc"], script="touch /etc/x", out="Read-only file system"),
     "Init": Row(value=True, script="cat /proc/1/comm", out="init|tini|catatonit",
                 says="docker-init"),
-    "CgroupParent": Row(value="/petest", script="cat /proc/self/cgroup", out=":.*/petest/[0-9a-f]",
+    "CgroupParent": Row(value=PARENT, script="cat /proc/self/cgroup", out=f":.*{PARENT}/[0-9a-f]",
                         host={"CgroupnsMode": "host"}),
     "CpuShares": limit(512, "cpu/cpu.shares", "cpu.weight", "^512$", "^59$"),
     "Memory": limit(64 * MB, "memory/memory.limit_in_bytes", "memory.max", f"^{64 * MB}$"),
@@ -267,6 +268,9 @@ def donor(engine: EngineProcess) -> Iterator[None]:
     yield
     engine.docker("rm", "donor")
     engine.docker("volume", "rm", "donated")
+    for directory in Path("/sys/fs/cgroup").glob(f"**{PARENT}"):
+        if not directory.is_symlink():
+            directory.rmdir()  # a parent that was asked for is not the engine's to remove
 
 
 def proves(docker: Docker, engine: EngineProcess, field: str, row: Row) -> None:

@@ -17,6 +17,7 @@ from pyengine.contracts.volume import VolumeRecord
 from pyengine.errors import InvalidParameter
 from pyengine.linux import projectquota
 from pyengine.testing.filesystems import with_project_quotas
+from pyengine.testing.storage_quotas import limited, limits
 from pyengine_volume_local import Local
 
 MB = 1 << 20
@@ -36,30 +37,22 @@ def make(disk: Path) -> Local:
 
 
 def fill(path: Path) -> int:
-    """Bytes that fit into a file at ``path``, up to 64 MB."""
+    """Bytes that fit into a file at ``path``, up to 64 MB, for one whom quotas hold for."""
     written = 0
-    with path.open("wb", buffering=0) as file:
-        try:
-            while written < 64 * MB:
-                written += file.write(bytes(1 << 16))
-                os.fsync(file.fileno())
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
+
+    def write() -> None:
+        nonlocal written
+        with path.open("wb", buffering=0) as file:
+            try:
+                while written < 64 * MB:
+                    written += file.write(bytes(1 << 16))
+                    os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+
+    limited(write)
     return written
-
-
-def limits(disk: Path) -> list[int]:
-    fd = os.open(disk, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        found = []
-        quota = projectquota.following(fd, 1 << 30)
-        while quota is not None:
-            found += [quota.limit] if quota.limit else []
-            quota = projectquota.following(fd, quota.project + 1)
-        return found
-    finally:
-        os.close(fd)
 
 
 def test_a_volume_takes_no_more_than_its_size(disk: Path) -> None:
@@ -80,18 +73,18 @@ def test_a_volume_takes_no_more_than_its_size(disk: Path) -> None:
 def test_the_limit_goes_with_the_volume_and_comes_back_if_it_was_lost(disk: Path) -> None:
     driver = make(disk)
     driver.create(SMALL)
-    assert limits(disk) == [8 * MB]
+    assert list(limits(disk).values()) == [8 * MB]
     fd = os.open(driver.path("small"), os.O_RDONLY | os.O_DIRECTORY)
     projectquota.set_limit(fd, projectquota.project_of(fd), 0)
     os.close(fd)
     done = make(disk).reconcile({"small": SMALL}, {})
     assert done.restored == ["limit of volume small"]
-    assert limits(disk) == [8 * MB]
+    assert list(limits(disk).values()) == [8 * MB]
     driver.remove("small")
     deadline = time.monotonic() + 10
     while limits(disk) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert limits(disk) == []
+    assert not limits(disk)
 
 
 @pytest.mark.parametrize(

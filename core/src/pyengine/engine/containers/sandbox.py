@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.resolv import embedded
 from pyengine.engine.model import Container, EndpointSettings, HostConfig
+from pyengine.engine.networks import linksysctls
 from pyengine.engine.networks.dns.names import Names
 from pyengine.engine.networks.ports import PortAllocator
 from pyengine.engine.networks.service import Networks
+from pyengine.engine.threads import on_thread
 from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
@@ -112,6 +114,9 @@ class Sandboxes:
             serving = asyncio.ensure_future(self._name_servers.open(container, netns))
         for number, name in enumerate(container.networks):
             await self._networks.join(container, name, f"eth{number}", name == main, netns)
+        for number, settings in enumerate(container.networks.values()):
+            if linksysctls.OPTION in (settings.driver_opts or {}):
+                await on_thread("sysctl", linksysctls.apply, settings, f"eth{number}", netns)
         if main:
             await self._networks.open(container, main, container.published)
         for name in container.networks:
@@ -182,6 +187,7 @@ class Sandboxes:
         try:
             await self._networks.join(container, network.name, interface, False, netns)
             joined = True
+            await on_thread("sysctl", linksysctls.apply, settings, interface, netns)
             await self._networks.open(container, network.name, [])
         except BaseException:
             if joined:
@@ -281,6 +287,7 @@ class Sandboxes:
             return ref
 
     def _check(self, name: str, settings: EndpointSettings) -> None:
+        linksysctls.parse(settings)
         try:
             network = self._networks.get(name)
         except NotFound:

@@ -19,6 +19,7 @@ from pyengine.engine.model import (
     PortBinding,
     Status,
 )
+from pyengine.engine.networks import linksysctls
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
 from pyengine_api_docker import figures, gojson, requests, views
 from pyengine_api_docker.http import JSON, Call, empty, json
@@ -144,6 +145,7 @@ def _adjust(
     return [
         *_volume_driver_warnings(host, version),
         *_move_mac_address(config, host, networking, version),
+        *linksysctls.migrate(host, endpoints, by_itself=version < 48),
     ]
 
 

@@ -16,6 +16,7 @@ from pyengine.config.keys import (
     DriverChoice,
     Proxies,
     RegistryEntry,
+    RuntimeEntry,
     UlimitDefault,
 )
 from pyengine.config.loading import Loaded, load
@@ -33,6 +34,7 @@ __all__ = [
     "Loaded",
     "Proxies",
     "RegistryEntry",
+    "RuntimeEntry",
     "UlimitDefault",
     "adopt",
     "changes",

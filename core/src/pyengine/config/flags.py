@@ -33,7 +33,7 @@ FLAGS = {
 }
 
 #: Not settable by a flag.
-FILE_ONLY = {"drivers", "features", "registries", "proxies"}
+FILE_ONLY = {"runtimes", "drivers", "features", "registries", "proxies"}
 
 
 def parser() -> argparse.ArgumentParser:

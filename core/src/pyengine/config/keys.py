@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -62,6 +63,16 @@ class RegistryEntry(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown
     client_key: str = ""
 
 
+class RuntimeEntry(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_fields=True):
+    """An entry of ``runtimes``: a program (``path``, ``runtimeArgs``), or the driver that
+    ``runtimeType`` names."""
+
+    path: str = ""
+    runtime_args: list[str] = []
+    runtime_type: str = ""
+    options: dict[str, Any] = {}
+
+
 class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields=True):
     """Every key that is honoured. Sizes in bytes or Docker's units, times in seconds."""
 
@@ -79,6 +90,7 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     log_driver: str = ""
     log_opts: dict[str, str] = {}
     default_runtime: str = ""
+    runtimes: dict[str, RuntimeEntry] = {}
     drivers: dict[str, str | list[str] | DriverChoice] = {}
     live_restore: bool = False
     shutdown_timeout: int = 15
@@ -131,7 +143,8 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
             if name and kind not in chosen:
                 chosen[kind] = Choice(name)
         if self.default_runtime and Kind.RUNTIME not in chosen:
-            chosen[Kind.RUNTIME] = Choice(self.default_runtime)
+            named = self.runtimes.get(self.default_runtime)
+            chosen[Kind.RUNTIME] = Choice(named.runtime_type if named else self.default_runtime)
         if self.storage_opts:
             options = dict(split_option(item) for item in self.storage_opts)
             now = chosen.get(Kind.STORAGE, Choice())
@@ -186,7 +199,7 @@ NOT_YET = {
     "cpu-rt-period", "cpu-rt-runtime", "default-gateway", "default-gateway-v6",
     "default-network-opts", "dns-search-domain", "exec-opts", "experimental", "firewall-backend",
     "fixed-cidr-v6", "host-gateway-ip", "ip6tables", "ipv6", "metrics-addr",
-    "node-generic-resources", "oom-score-adjust", "raw-logs", "runtimes", "selinux-enabled",
+    "node-generic-resources", "oom-score-adjust", "raw-logs", "selinux-enabled",
     "swarm-default-advertise-addr", "tls", "tlscacert", "tlscert", "tlskey", "tlsverify",
     "userland-proxy", "userland-proxy-path", "userns-remap",
 }  # fmt: skip

@@ -31,6 +31,7 @@ from pyengine.engine.containers.healthchecks import HealthChecks
 from pyengine.engine.containers.lifecycle import STOP_TIMEOUT, Lifecycle
 from pyengine.engine.containers.registry import Registry
 from pyengine.engine.containers.removal import Removals
+from pyengine.engine.containers.runtimes import Runtimes
 from pyengine.engine.containers.sandbox import Sandboxes
 from pyengine.engine.containers.service import Containers, Defaults
 from pyengine.engine.events import Events
@@ -413,10 +414,12 @@ class Engine:
         )
         self.usage = DiskUsage(self.database, self._registry, self.volumes, self.drivers, bundles)
         self.events.inform(self.usage.heard)
+        runtimes = Runtimes(self.drivers, config.runtimes, config.default_runtime)
         self.containers = Containers(
             self._registry, self.lifecycle, removals, bundles, sandboxes, self.images,
             self.volumes, self.usage, self.drivers, self.calls, self.events, self.hooks, host,
             options, Defaults(config.default_ipc_mode, config.default_cgroupns_mode, devices),
+            runtimes,
         )  # fmt: skip
         self.commits = Commits(
             self._registry, self.lifecycle, bundles, self.images, self.calls, self.events
@@ -429,7 +432,8 @@ class Engine:
         self.copying = Copying(self._registry, bundles, self.volumes, self.events)
         self.system = System(
             config, places, host, self._registry, self.images, self.networks, self.drivers,
-            self.hooks, init_path, lambda: self._warnings, self.registries, devices,
+            self.hooks, init_path, lambda: self._warnings, self.registries, runtimes,
+            devices,
         )  # fmt: skip
         self._restore = Restore(
             places, self._registry, self.supervisor, self.lifecycle, removals, bundles, sandboxes,

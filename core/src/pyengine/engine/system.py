@@ -18,6 +18,7 @@ from pyengine.contracts.security import SecurityPlugin
 from pyengine.contracts.storage import StorageDriver
 from pyengine.drivers import Drivers, Places
 from pyengine.engine.containers.registry import Registry
+from pyengine.engine.containers.runtimes import Runtimes
 from pyengine.engine.model import Status
 from pyengine.engine.networks.service import Networks
 from pyengine.errors import EngineError
@@ -49,6 +50,7 @@ class System:
         init_path: str,
         warnings: Callable[[], Sequence[str]],
         registries: Registries,
+        runtimes: Runtimes,
         devices: Devices,
     ) -> None:
         self._config = config
@@ -63,6 +65,7 @@ class System:
         self._devices = devices
         self._warnings = warnings
         self._registries = registries
+        self._runtimes = runtimes
         self._exposed = [
             f"WARNING: the API is accessible on http://{host.removeprefix('tcp://')} without "
             "encryption: who reaches it is root on this host"
@@ -122,7 +125,6 @@ class System:
         for path, problems in devices.problems.items():
             warnings += [f"CDI: Error associated with spec file {path}: {one}" for one in problems]
         catalog = self._drivers.catalog
-        runtimes = {name: {"path": name} for name in catalog.names(Kind.RUNTIME)}
         return {
             "ID": self._places.engine_id,
             "Containers": len(states),
@@ -173,8 +175,8 @@ class System:
             "Labels": config.labels,
             "ExperimentalBuild": False,
             "ServerVersion": __version__,
-            "Runtimes": runtimes,
-            "DefaultRuntime": self._drivers.default(Kind.RUNTIME),
+            "Runtimes": self._runtimes.shown(),
+            "DefaultRuntime": self._runtimes.default,
             "Swarm": {
                 "NodeID": "",
                 "NodeAddr": "",
@@ -209,7 +211,7 @@ class System:
         return {
             "name": socket.gethostname(),
             "debug": json.dumps(config.debug),
-            "default-runtime": self._drivers.default(Kind.RUNTIME),
+            "default-runtime": self._runtimes.default,
             "insecure-registries": json.dumps(config.insecure_registries),
             "labels": json.dumps(config.labels),
             "live-restore": json.dumps(config.live_restore),

@@ -30,6 +30,7 @@ from pyengine.engine.containers.processes import top
 from pyengine.engine.containers.registry import TABLE, Live, Registry
 from pyengine.engine.containers.removal import Removals
 from pyengine.engine.containers.resolv import check_extra_hosts
+from pyengine.engine.containers.runtimes import Runtimes
 from pyengine.engine.containers.sandbox import Sandboxes
 from pyengine.engine.events import Events
 from pyengine.engine.filters import Filters, select
@@ -106,6 +107,7 @@ class Containers:
         facts: HostFacts,
         options: EngineOptions,
         defaults: Defaults,
+        runtimes: Runtimes,
     ) -> None:
         self._registry = registry
         self._lifecycle = lifecycle
@@ -123,6 +125,7 @@ class Containers:
         self._facts = facts
         self._options = options
         self._defaults = defaults
+        self._runtimes = runtimes
 
     # -- look-ups ------------------------------------------------------------------------------
 
@@ -534,7 +537,7 @@ class Containers:
                 with contextlib.suppress(NotFound):
                     setattr(host, mode, f"container:{self.get(ref).id}")
         host.restart_policy.name = host.restart_policy.name or "no"
-        host.runtime = self._known(Kind.RUNTIME, host.runtime)
+        host.runtime = host.runtime or self._runtimes.default
         log_driver = self._log_driver(host)
         storage = self._known(Kind.STORAGE, (host.storage_opt or {}).get("driver", ""))
         if not config.hostname:
@@ -552,7 +555,11 @@ class Containers:
             image_name=config.image,
             base=image.chain[-1] if image.chain else "",
             layer=names.new_id(),
-            drivers={"storage": storage, "runtime": host.runtime, "logging": log_driver},
+            drivers={
+                "storage": storage,
+                "runtime": self._runtimes.driver(host.runtime),
+                "logging": log_driver,
+            },
             log_options={
                 **self._drivers.options(Kind.LOGGING, log_driver),
                 **(host.log_config.config or {}),

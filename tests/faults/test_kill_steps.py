@@ -69,18 +69,20 @@ def faulty(
 
 
 def create(engine: EngineProcess) -> int:
-    """A container with a port, a bind, a named and an anonymous volume."""
+    """A container with a port, a bind, a mounted image, and volumes: a named one, an anonymous one,
+    and one that is filled from the image."""
     body = {
         "Image": "busybox",
         "Cmd": ["sleep", "60"],
         "ExposedPorts": {"80/tcp": {}},
-        "Volumes": {"/data": {}},
+        "Volumes": {"/data": {}, "/bin": {}},
         "HostConfig": {
             "PortBindings": {"80/tcp": [{"HostPort": "8099"}]},
             "Binds": [f"{engine.root}/bound:/bound", "named:/named"],
+            "Mounts": [{"Type": "image", "Source": "busybox", "Target": "/image"}],
         },
     }
-    return engine.api("POST", "/v1.45/containers/create?name=victim", body)[0]
+    return engine.api("POST", "/v1.51/containers/create?name=victim", body)[0]
 
 
 def start(engine: EngineProcess) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pyengine.contracts.frontend import Listener
 from pyengine.contracts.logging import LogChunk, LogQuery
 from pyengine.contracts.runtime import RuntimeStats
 from pyengine.contracts.storage import Change, ChangeKind
@@ -360,7 +361,7 @@ async def client(engine: Any, tmp_path: Path) -> AsyncIterator[Client]:
     for listener in (unix, tcp):
         listener.listen()
         listener.setblocking(False)
-    await frontend.start([unix, tcp])
+    await frontend.start([Listener(unix), Listener(tcp)])
     yield Client(frontend, path, tcp.getsockname()[1])
     await frontend.stop(1)
 

@@ -81,6 +81,11 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     pidfile: str = ""
     hosts: list[str] = []
     group: str = "docker"
+    tls: bool = False
+    tlsverify: bool = False
+    tlscacert: str = ""
+    tlscert: str = ""
+    tlskey: str = ""
     debug: bool = False
     log_level: str = "info"
     log_format: str = "text"
@@ -200,8 +205,7 @@ NOT_YET = {
     "default-network-opts", "dns-search-domain", "exec-opts", "experimental", "firewall-backend",
     "fixed-cidr-v6", "host-gateway-ip", "ip6tables", "ipv6", "metrics-addr",
     "node-generic-resources", "oom-score-adjust", "raw-logs", "selinux-enabled",
-    "swarm-default-advertise-addr", "tls", "tlscacert", "tlscert", "tlskey", "tlsverify",
-    "userland-proxy", "userland-proxy-path", "userns-remap",
+    "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path", "userns-remap",
 }  # fmt: skip
 
 

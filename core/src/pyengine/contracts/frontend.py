@@ -7,11 +7,20 @@ of containers. Several may run beside each other in the daemon's event loop.
 from __future__ import annotations
 
 import socket
+import ssl
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from pyengine.engine.engine import Engine
+
+
+class Listener(NamedTuple):
+    """A listening socket (unix or TCP) that does not block. ``tls``: its clients speak TLS, and
+    the context says with which certificates; half-closed connections must live on."""
+
+    socket: socket.socket
+    tls: ssl.SSLContext | None = None
 
 
 class Frontend(ABC):
@@ -25,8 +34,8 @@ class Frontend(ABC):
         self.engine = engine
 
     @abstractmethod
-    async def start(self, listeners: list[socket.socket]) -> None:
-        """Serve on these listening sockets (unix or TCP, non-blocking) until ``stop``."""
+    async def start(self, listeners: list[Listener]) -> None:
+        """Serve on these until ``stop``."""
 
     @abstractmethod
     async def stop(self, timeout: float) -> None:

@@ -8,7 +8,6 @@ import ipaddress
 import json
 import logging
 import os
-import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from pyengine import config as configuration
 from pyengine import drivers as driver_module
 from pyengine.config import DEFAULT_DATA_ROOT, DEFAULT_FILE, Config
 from pyengine.contracts.base import Driver, DriverContext, Kind
-from pyengine.contracts.frontend import Frontend
+from pyengine.contracts.frontend import Frontend, Listener
 from pyengine.contracts.security import SecurityPlugin
 from pyengine.contracts.storage import StorageDriver
 from pyengine.drivers import Catalog, Drivers, Places
@@ -151,7 +150,7 @@ class Engine:
         self._load_frontends()
         await zygote
 
-    async def start(self, listeners: Sequence[socket.socket]) -> None:
+    async def start(self, listeners: Sequence[Listener]) -> None:
         """Serve on ``listeners``, and make the host agree with the records.
 
         What only reads is answered as soon as it is known which containers live; what changes

@@ -6,18 +6,19 @@ import asyncio
 import contextlib
 import fcntl
 import gc
-import grp
 import logging
 import os
 import signal
 import socket
-import stat
+import ssl
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from pyengine import __version__, config
+from pyengine.contracts.frontend import Listener
+from pyengine.engine import listening
 from pyengine.engine.engine import Engine
 from pyengine.errors import ConfigError, EngineError, Unavailable
 from pyengine.faults import set_role
@@ -86,8 +87,15 @@ async def _serve(
     began = time.monotonic()
     engine = Engine(settings, loaded.file.absolute().parent)
     await engine.open()
-    addresses = _addresses(settings)
-    listeners = [taken.get(address) or _listen(address, settings.group) for address in addresses]
+    addresses = listening.addresses(settings)
+    tls = listening.certificates(settings)
+    listeners = [
+        Listener(
+            taken.get(address) or listening.listen(address, settings),
+            tls if address.startswith("tcp://") else None,
+        )
+        for address in addresses
+    ]
     own = [_inode(address) for address in addresses]
     pidfile = Path(settings.pidfile or Path(settings.exec_root) / "pyengine.pid")
     pidfile.write_text(f"{os.getpid()}\n")
@@ -99,7 +107,7 @@ async def _serve(
             (time.monotonic() - began) * 1000,
             ", ".join(addresses),
         )
-        loop.add_signal_handler(signal.SIGHUP, _reload, engine, argv)
+        loop.add_signal_handler(signal.SIGHUP, _reload, engine, argv, tls)
         tidying = asyncio.create_task(_keep_tidy())
         number = await ending
         tidying.cancel()
@@ -118,12 +126,14 @@ async def _serve(
     return 0
 
 
-def _reload(engine: Engine, argv: Sequence[str]) -> None:
-    """Read flags and file again. A bad file leaves everything as it is."""
+def _reload(engine: Engine, argv: Sequence[str], tls: ssl.SSLContext | None) -> None:
+    """Read flags, file and certificates again. A bad file leaves everything as it is."""
     try:
         loaded = config.load(argv)
+        if tls is not None:
+            listening.load_certificates(tls, engine.config)
     except ConfigError as error:
-        for line in error.detail.strip().splitlines():
+        for line in error.detail.strip().splitlines() or [error.brief]:
             log.error("reload: %s", line.strip())
         log.error("reload: nothing was changed")
         return
@@ -134,10 +144,6 @@ def _reload(engine: Engine, argv: Sequence[str]) -> None:
     if waiting:
         log.warning("reload: from the next start on: %s", ", ".join(waiting))
     log.info("reloaded %s", loaded.file)
-
-
-def _addresses(settings: config.Config) -> list[str]:
-    return settings.hosts or [config.DEFAULT_SOCKET]
 
 
 def _inode(address: str) -> int:
@@ -157,65 +163,6 @@ async def _keep_tidy() -> None:
     while True:
         await loop.run_in_executor(None, heap.trim)
         await asyncio.sleep(TIDY_INTERVAL)
-
-
-def _listen(address: str, group: str) -> socket.socket:
-    """A listening socket for an ``-H``: ``unix://PATH`` (0660, group) or ``tcp://ADDRESS:PORT``."""
-    scheme, _, rest = address.partition("://")
-    if scheme == "unix":
-        return _listen_unix(Path(rest), group)
-    if scheme == "fd":
-        return socket.socket(fileno=int(rest or "3"))
-    if scheme != "tcp":
-        raise ConfigError(
-            f"-H {address}: unknown kind of address",
-            help="unix:///path/to/socket or tcp://address:port",
-        )
-    host, _, port = rest.rpartition(":")
-    log.warning(
-        "%s: anybody who reaches this port is root on this host; use it on loopback only", address
-    )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host.strip("[]") or "127.0.0.1", int(port)))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"-H {address}: {error}") from error
-    listener.listen(1024)
-    listener.setblocking(False)
-    return listener
-
-
-def _listen_unix(path: Path, group: str, replace: bool = False) -> socket.socket:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if stat.S_ISSOCK(path.stat().st_mode) and not replace:
-            with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-                try:
-                    probe.connect(str(path))
-                except OSError:
-                    path.unlink()  # nobody listens: left by a daemon that was killed
-                else:
-                    raise Unavailable(
-                        f"somebody listens on {path} already", help="choose another -H unix://..."
-                    )
-    except FileNotFoundError:
-        pass
-    # Bound under a name of its own and renamed: no moment with a wrong mode, none without a socket.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    listener.bind(str(temporary))
-    temporary.chmod(0o660)
-    try:
-        os.chown(temporary, 0, grp.getgrnam(group).gr_gid)
-    except KeyError:
-        log.info("there is no group %r: only root may use %s", group, path)
-    listener.listen(1024)
-    temporary.replace(path)
-    listener.setblocking(False)
-    return listener
 
 
 def _take_over(settings: config.Config) -> dict[str, socket.socket]:
@@ -242,10 +189,12 @@ def _take_over(settings: config.Config) -> dict[str, socket.socket]:
             if not asked and holder.isdigit():
                 asked = True
                 log.info("taking over from the daemon %s", holder)
-                for address in _addresses(settings):
+                for address in listening.addresses(settings):
                     if address.startswith("unix://"):
                         path = Path(address.removeprefix("unix://"))
-                        listeners[address] = _listen_unix(path, settings.group, replace=True)
+                        listeners[address] = listening.listen_unix(
+                            path, settings.group, replace=True
+                        )
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(holder), signal.SIGUSR2)
             if time.monotonic() > deadline:

@@ -70,7 +70,7 @@ class System:
             f"WARNING: the API is accessible on http://{host.removeprefix('tcp://')} without "
             "encryption: who reaches it is root on this host"
             for host in config.hosts
-            if host.startswith("tcp://")
+            if host.startswith("tcp://") and not (config.tls or config.tlsverify)
         ]
         self._os = _os_release()
 

@@ -7,18 +7,19 @@ import contextlib
 import errno
 import logging
 import re
-import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote
 
 from aiohttp import web
 
 import pyengine
-from pyengine.contracts.frontend import Frontend
+from pyengine.contracts.frontend import Frontend, Listener
 from pyengine.errors import EngineError, InvalidParameter
 from pyengine_api_docker.http import Call, failure
 from pyengine_api_docker.routes import find
+from pyengine_api_docker.tls import TlsConnection
 
 if TYPE_CHECKING:
     from pyengine.engine.engine import Engine
@@ -66,11 +67,14 @@ class DockerFrontend(Frontend):
             "Server": f"pyengine/{pyengine.__version__} (linux)",
         }
 
-    async def start(self, listeners: list[socket.socket]) -> None:
+    async def start(self, listeners: list[Listener]) -> None:
         loop = asyncio.get_running_loop()
         for listener in listeners:
+            make: Callable[[], asyncio.Protocol] = self._server
+            if listener.tls is not None:
+                make = partial(TlsConnection, listener.tls, self._server)
             self._listeners.append(
-                await loop.create_server(self._server, sock=listener, backlog=BACKLOG)
+                await loop.create_server(make, sock=listener.socket, backlog=BACKLOG)
             )
 
     async def stop(self, timeout: float) -> None:

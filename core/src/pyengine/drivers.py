@@ -286,8 +286,10 @@ class Drivers:
         places: Places,
         choices: Mapping[Kind, Choice],
         options: Mapping[tuple[Kind, str], Mapping[str, str]] | None = None,
+        absent: frozenset[Kind] = frozenset(),
     ) -> None:
         self.catalog = catalog
+        self._absent = absent
         self.places = places
         self._choices = choices
         self._options = options or {}
@@ -331,8 +333,15 @@ class Drivers:
         return driver(context(self.places, driver, self.options(kind, name)))
 
     def has(self, kind: Kind) -> bool:
-        """True if a driver of ``kind`` is installed or was asked for."""
+        """True if a driver of ``kind`` is installed or was asked for, and the operator does not do
+        without that kind."""
+        if kind in self._absent:
+            return False
         return bool(self.catalog.names(kind) or self._choices.get(kind, Choice()).name)
+
+    def waived(self, kind: Kind) -> bool:
+        """True if the operator wants to do without drivers of ``kind``."""
+        return kind in self._absent
 
     def loaded(self, kind: Kind) -> list[Driver]:
         """Instances of ``kind`` made so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ def wrong(key: str, value: Any) -> list[tuple[str, str]]:
     if key in _COUNTS:
         what = key.replace("-", " ")
         return [("", f"invalid {what}: {value}")] if value < 0 else []
+    if key == "oom-score-adjust":
+        return [] if -1000 <= value <= 1000 else [("", f"invalid value {value}: -1000 to 1000")]
     if key == "proxies":
         return [
             (value[name], problem)
@@ -45,10 +48,38 @@ def _wrong_entry(host: str, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
+def _address(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return f"{text!r} is no IP address"
+    return ""
+
+
+def _network_v6(text: str) -> str:
+    try:
+        ipaddress.IPv6Network(text)
+    except ValueError as error:
+        return f"{text!r} is no IPv6 subnet: {error}"
+    return ""
+
+
+def _exec_option(text: str) -> str:
+    name, _, value = text.partition("=")
+    if name != "native.cgroupdriver":
+        return f"unknown option {name!r}: native.cgroupdriver is known"
+    if value != "cgroupfs":
+        return f"native.cgroupdriver {value!r} is not in this version: cgroupfs is"
+    return ""
+
+
 _COUNTS = {"max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts"}
 _CHECKS: dict[str, Callable[[str], str]] = {
     "registry-mirrors": names.check_mirror,
     "insecure-registries": names.check_insecure,
     "http-proxy": names.check_proxy,
+    "host-gateway-ip": _address,
+    "fixed-cidr-v6": _network_v6,
+    "exec-opts": _exec_option,
     "https-proxy": names.check_proxy,
 }

@@ -30,6 +30,8 @@ FLAGS = {
     "cdi-spec-dirs": ("--cdi-spec-dir",),
     "registry-mirrors": ("--registry-mirror",),
     "insecure-registries": ("--insecure-registry",),
+    "exec-opts": ("--exec-opt",),
+    "default-network-opts": ("--default-network-opt",),
 }
 
 #: Not settable by a flag.
@@ -48,6 +50,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar="KIND=NAME[,OPTION=VALUE...]",
         help="choose a driver; repeatable",
+    )
+    parser.add_argument(
+        "--schema", action="store_true", help="print the JSON schema of daemon.json and stop"
     )
     parser.add_argument("--validate", action="store_true", help="check the configuration and stop")
     parser.add_argument(
@@ -96,6 +101,8 @@ def from_flag(key: str, given: Any, problems: list[str]) -> Any:
             return int(given)
         if key == "log-opts":
             return dict(split_option(item) for item in given)
+        if key == "default-network-opts":
+            return _network_options(given)
         if key == "default-address-pools":
             return [_address_pool(item) for item in given]
         if key == "default-ulimits":
@@ -109,6 +116,16 @@ def from_flag(key: str, given: Any, problems: list[str]) -> Any:
 def _address_pool(item: str) -> dict[str, Any]:
     parts = dict(split_option(part) for part in item.split(","))
     return {"base": parts["base"], "size": int(parts["size"])}
+
+
+def _network_options(items: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``DRIVER=OPTION=VALUE``, one or more."""
+    found: dict[str, dict[str, str]] = {}
+    for item in items:
+        driver, option = split_option(item)
+        name, value = split_option(option)
+        found.setdefault(driver, {})[name] = value
+    return found
 
 
 def _ulimit(item: str) -> tuple[str, dict[str, Any]]:

@@ -133,6 +133,14 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     no_proxy: str = ""
     features: dict[str, bool] = {}
     cdi_spec_dirs: list[str] | None = None
+    userland_proxy: bool = True
+    host_gateway_ip: str = ""
+    default_network_opts: dict[str, dict[str, str]] = {}
+    ipv6: bool = False
+    fixed_cidr_v6: str = ""
+    exec_opts: list[str] = []
+    oom_score_adjust: int = 0
+    firewall_backend: str = ""
 
     def choices(self) -> dict[Kind, Choice]:
         """Which driver of each kind was asked for, from our ``drivers`` and Docker's keys."""
@@ -147,6 +155,8 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
         for kind, name in ((Kind.STORAGE, self.storage_driver), (Kind.LOGGING, self.log_driver)):
             if name and kind not in chosen:
                 chosen[kind] = Choice(name)
+        if self.firewall_backend and Kind.FIREWALL not in chosen:
+            chosen[Kind.FIREWALL] = Choice(self.firewall_backend)
         if self.default_runtime and Kind.RUNTIME not in chosen:
             named = self.runtimes.get(self.default_runtime)
             chosen[Kind.RUNTIME] = Choice(named.runtime_type if named else self.default_runtime)
@@ -174,9 +184,16 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
 
     def options(self) -> dict[tuple[Kind, str], dict[str, str]]:
         """What keys of Docker's that belong to one driver say to it, by kind and name."""
-        if not self.seccomp_profile:
-            return {}
-        return {(Kind.SECURITY, "seccomp"): {"profile": self.seccomp_profile}}
+        found: dict[tuple[Kind, str], dict[str, str]] = {}
+        if self.seccomp_profile:
+            found[Kind.SECURITY, "seccomp"] = {"profile": self.seccomp_profile}
+        if not self.ip_forward:
+            found[Kind.NETWORK, "bridge"] = {"ip-forward": "false"}
+        return found
+
+    def absent(self) -> frozenset[Kind]:
+        """Kinds of driver that the operator does without: no rules with ``iptables`` false."""
+        return frozenset() if self.iptables else frozenset({Kind.FIREWALL})
 
     def security(self) -> list[str] | None:
         """The security plugins that were named, or None: all that are available."""
@@ -195,18 +212,43 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Config)}
 
 #: Docker's keys that choose a driver, and the kinds they choose for.
-DRIVER_KEYS = {"storage-driver": "storage", "log-driver": "logging", "default-runtime": "runtime"}
+DRIVER_KEYS = {
+    "storage-driver": "storage",
+    "log-driver": "logging",
+    "default-runtime": "runtime",
+    "firewall-backend": "firewall",
+}
 
-#: Keys of Docker's that this version does not honour; naming them is better than ignoring them.
-NOT_YET = {
-    "allow-nondistributable-artifacts", "api-cors-header", "authorization-plugins", "bridge-ip6",
-    "builder", "containerd", "containerd-namespace", "containerd-plugin-namespace",
-    "cpu-rt-period", "cpu-rt-runtime", "default-gateway", "default-gateway-v6",
-    "default-network-opts", "dns-search-domain", "exec-opts", "experimental", "firewall-backend",
-    "fixed-cidr-v6", "host-gateway-ip", "ip6tables", "ipv6", "metrics-addr",
-    "node-generic-resources", "oom-score-adjust", "raw-logs", "selinux-enabled",
-    "swarm-default-advertise-addr", "userland-proxy", "userland-proxy-path", "userns-remap",
-}  # fmt: skip
+#: Keys of Docker's that change nothing here, and why. They are accepted, and a line says so.
+WITHOUT_EFFECT = {
+    "allow-nondistributable-artifacts": "every layer is pushed",
+    "api-cors-header": "the API serves no browsers",
+    "bridge-ip6": "the default bridge takes its IPv6 subnet from fixed-cidr-v6",
+    "builder": "there is no builder yet",
+    "containerd": "no containerd is used",
+    "containerd-namespace": "no containerd is used",
+    "containerd-plugin-namespace": "no containerd is used",
+    "experimental": "nothing is hidden behind it",
+    "node-generic-resources": "there is no swarm",
+    "raw-logs": "the log has no colours",
+    "swarm-default-advertise-addr": "there is no swarm",
+    "userland-proxy-path": "the proxy is a part of the engine",
+}
+
+#: Keys that this version does not honour, and the values that ask for nothing. Any other value is
+#: refused: naming them is better than ignoring them.
+NOT_YET: dict[str, tuple[object, ...]] = {
+    "authorization-plugins": ([],),
+    "cpu-rt-period": (0,),
+    "cpu-rt-runtime": (0,),
+    "default-gateway": ("",),
+    "default-gateway-v6": ("",),
+    "dns-search-domain": ([],),
+    "ip6tables": (True,),
+    "metrics-addr": ("",),
+    "selinux-enabled": (False,),
+    "userns-remap": ("",),
+}
 
 
 def split_option(item: str) -> tuple[str, str]:

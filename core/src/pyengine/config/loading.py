@@ -35,11 +35,11 @@ def load(argv: Sequence[str]) -> Loaded:
     problems = [f"unknown flag {word!r}{flags.nearest_flag(parser, word)}" for word in extra]
     path = Path(given.config_file) if given.config_file else DEFAULT_FILE
     values: dict[str, Any] = {}
+    notes: list[str] = []
     if path.exists():
-        values = read(path, problems)
+        values = read(path, problems, notes)
     elif given.config_file:
         problems.append(f"{path}: no such file")
-    notes: list[str] = []
     for key in FIELDS:
         text = getattr(given, flags.dest(key), None)
         if text is None:

@@ -126,7 +126,10 @@ class Engine:
         ``Unavailable`` if another engine has the root, and the errors of drivers.
         """
         self.places = self._take_root()
-        self.drivers = Drivers(Catalog(), self.places, self.config.choices(), self.config.options())
+        config = self.config
+        self.drivers = Drivers(
+            Catalog(), self.places, config.choices(), config.options(), config.absent()
+        )
         for kind in REQUIRED + OPTIONAL:
             if kind in OPTIONAL and not self.drivers.has(kind):
                 log.info("no %s driver is installed: what needs one will say so", kind.value)
@@ -353,12 +356,9 @@ class Engine:
             self.events,
             self.hooks,
             self._bridge_options(),
-            IpamConfig(
-                subnet=_network_of(config.bip),
-                gateway=config.bip.partition("/")[0],
-                ip_range=config.fixed_cidr,
-            ),
+            self._bridge_pools(),
             config.allowed(Kind.NETWORK),
+            config.default_network_opts,
         )
         self.networks.containers = self._registry.records
         self.volumes.users = self._volume_users
@@ -386,6 +386,7 @@ class Engine:
                 dns_search=config.dns_search,
                 dns_options=config.dns_opts,
                 devices=devices,
+                host_gateway=config.host_gateway_ip,
             ),
             self.drivers,
             self.calls,
@@ -393,7 +394,9 @@ class Engine:
             self._registry,
             self.volumes,
         )
-        self.portproxy = PublishedProxy(places.exec_root, self._registry.records)
+        self.portproxy = PublishedProxy(
+            places.exec_root, self._registry.records if config.userland_proxy else lambda: ()
+        )
         allocator = PortAllocator(
             "" if config.ip == "0.0.0.0" else config.ip, own_sockets=self.portproxy.inodes
         )
@@ -440,6 +443,19 @@ class Engine:
             self._cgroup_parent,
         )  # fmt: skip
 
+    def _bridge_pools(self) -> list[IpamConfig]:
+        """The subnets of the default bridge, as far as they were configured."""
+        config = self.config
+        first = IpamConfig(
+            subnet=_network_of(config.bip),
+            gateway=config.bip.partition("/")[0],
+            ip_range=config.fixed_cidr,
+        )
+        pools = [first] if first != IpamConfig() else []
+        if config.ipv6 and config.fixed_cidr_v6:
+            pools.append(IpamConfig(subnet=config.fixed_cidr_v6))
+        return pools
+
     def _bridge_options(self) -> dict[str, str]:
         config = self.config
         prefix = "com.docker.network"
@@ -450,6 +466,8 @@ class Engine:
             f"{prefix}.bridge.host_binding_ipv4": config.ip,
             f"{prefix}.bridge.name": config.bridge or f"{self.places.prefix}0",
         }
+        if config.ipv6:
+            options[f"{prefix}.enable_ipv6"] = "true"
         if config.mtu:
             options[f"{prefix}.driver.mtu"] = str(config.mtu)
         return options

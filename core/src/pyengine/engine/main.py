@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import json
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyengine import __version__, config
+from pyengine.config.schema import schema
 from pyengine.contracts.frontend import Listener
 from pyengine.engine import listening
 from pyengine.engine.engine import Engine
@@ -40,6 +42,9 @@ def main(argv: Sequence[str]) -> int:
     SIGTERM and SIGINT end it (containers too, unless ``live-restore``), SIGUSR2 ends it and leaves
     the containers to the next daemon (``--replace`` sends it), SIGHUP reads daemon.json again.
     """
+    if "--schema" in argv:
+        print(json.dumps(schema(), indent=2))
+        return 0
     set_role("daemon")
     heap.limit_arenas(ARENAS)
     try:
@@ -89,6 +94,7 @@ async def _serve(
     await engine.open()
     addresses = listening.addresses(settings)
     tls = listening.certificates(settings)
+    _set_oom_score(settings.oom_score_adjust)
     listeners = [
         Listener(
             taken.get(address) or listening.listen(address, settings),
@@ -144,6 +150,15 @@ def _reload(engine: Engine, argv: Sequence[str], tls: ssl.SSLContext | None) -> 
     if waiting:
         log.warning("reload: from the next start on: %s", ", ".join(waiting))
     log.info("reloaded %s", loaded.file)
+
+
+def _set_oom_score(value: int) -> None:
+    """The daemon's own (proc(5)); zygote and shims have theirs already."""
+    if value:
+        try:
+            Path("/proc/self/oom_score_adj").write_text(str(value))
+        except OSError as error:
+            log.warning("oom-score-adjust %d: %s", value, error.strerror)
 
 
 def _inode(address: str) -> int:

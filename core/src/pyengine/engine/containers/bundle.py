@@ -87,6 +87,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dns_search: Sequence[str] = ()
     dns_options: Sequence[str] = ()
     cgroupns: str = "host"
+    #: what ``host-gateway`` means in ``--add-host``; empty: the container's gateway
+    host_gateway: str = ""
     devices: Devices = msgspec.field(default_factory=Devices)
 
 

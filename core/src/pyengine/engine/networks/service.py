@@ -54,6 +54,8 @@ from pyengine.state.database import Database, Delete, Put
 log = logging.getLogger(__name__)
 
 TABLE = "networks"
+#: Docker's option that makes a network dual stack.
+ENABLE_IPV6 = "com.docker.network.enable_ipv6"
 FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
 
 Filters = Mapping[str, Sequence[str]]
@@ -137,9 +139,12 @@ class Networks:
         events: Events,
         hooks: Hooks,
         default_options: Mapping[str, str],
-        default_ipam: IpamConfig,
+        default_ipam: Sequence[IpamConfig],
         allowed: Sequence[str] | None,
+        driver_options: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
+        """``default_options``, ``default_ipam``: of the default bridge. ``driver_options``: of
+        every network that a user makes, by its driver, where the user says nothing."""
         self._database = database
         self._drivers = drivers
         self._calls = calls
@@ -148,6 +153,7 @@ class Networks:
         self._default_options = dict(default_options)
         self._default_ipam = default_ipam
         self._allowed = allowed
+        self._driver_options = driver_options or {}
         self._records = database.load(TABLE, Network)
         self._lock = asyncio.Lock()
         self._pruning = Turn()
@@ -462,6 +468,8 @@ class Networks:
 
     async def warnings(self) -> Sequence[str]:
         """What on this host gets into the way of published ports; looks anew."""
+        if self._drivers.waived(Kind.FIREWALL):
+            self.obstacles = ["iptables is false in the configuration: no port is published"]
         if self._has_firewall():
             firewall, calls = self._firewall()
             self.obstacles = await calls(firewall.warnings)
@@ -495,7 +503,9 @@ class Networks:
             ipv6=request.ipv6,
             internal=request.internal,
             attachable=request.attachable,
-            options=request.options,
+            options=request.options
+            if predefined
+            else {**self._driver_options.get(name, {}), **request.options},
             labels=request.labels,
             predefined=predefined,
         )
@@ -570,9 +580,9 @@ class Networks:
     async def _predefine(self, name: str) -> None:
         request = NetworkRequest(name=name, driver=name)
         if name == "bridge":
-            request.options = self._default_options
-            if self._default_ipam != IpamConfig():
-                request.ipam = [self._default_ipam]
+            request.options = dict(self._default_options)
+            request.ipv6 = request.options.pop(ENABLE_IPV6, "") == "true"
+            request.ipam = list(self._default_ipam)
         try:
             await self._make(request, predefined=True)
         except (EngineError, OSError) as error:
@@ -625,6 +635,8 @@ class Networks:
         self._hooks.network_endpoint_joined(network.record(), endpoint)
 
     async def _apply(self, change: Change) -> None:
+        if self._drivers.waived(Kind.FIREWALL):
+            return
         firewall, calls = self._firewall()
         await calls(firewall.apply, change)
 

@@ -1,0 +1,27 @@
+"""The JSON schema of daemon.json (``pyengine daemon --schema``), for editors and for checking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from pyengine.config.keys import NOT_YET, WITHOUT_EFFECT, Config
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema 2020-12: what :func:`pyengine.config.load` takes, but for what only a look at
+    this host can tell."""
+    described = msgspec.json.schema(Config)
+    top = described["$defs"].pop("Config")
+    for key, reason in WITHOUT_EFFECT.items():
+        top["properties"][key] = {"description": f"changes nothing: {reason}"}
+    for key, nothing in NOT_YET.items():
+        top["properties"][key] = {"description": "not in this version", "enum": [*nothing]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": described["$defs"],
+        **top,
+        "title": "pyengine daemon.json",
+        "description": "Docker's keys, and pyengine's own: drivers, registries.",
+    }

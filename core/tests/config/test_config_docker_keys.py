@@ -1,0 +1,90 @@
+"""Docker's keys: those that change nothing, those that are not honoured, and the schema of all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pyengine.config import Config, load
+from pyengine.config.keys import FIELDS, NOT_YET, WITHOUT_EFFECT
+from pyengine.config.schema import schema
+from pyengine.contracts.base import Kind
+from pyengine.drivers import Choice
+from pyengine.errors import ConfigError
+
+
+def loaded(tmp_path: Path, values: Any, *flags: str) -> Any:
+    file = tmp_path / "daemon.json"
+    file.write_text(values if isinstance(values, str) else json.dumps(values))
+    return load(["--config-file", str(file), *flags])
+
+
+@pytest.mark.parametrize("key", sorted(WITHOUT_EFFECT))
+def test_keys_that_change_nothing_are_noted(tmp_path: Path, key: str) -> None:
+    found = loaded(tmp_path, {key: True})
+    [note] = found.notes
+    assert f"daemon.json:1: '{key}' changes nothing: " in note
+    assert found.config == Config()
+
+
+@pytest.mark.parametrize("key", sorted(NOT_YET))
+def test_keys_that_are_not_honoured_may_ask_for_nothing(tmp_path: Path, key: str) -> None:
+    for nothing in NOT_YET[key]:
+        assert loaded(tmp_path, {key: nothing}).config == Config()
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, {key: "something"})
+    assert f"'{key}' is not supported by this version" in error.value.detail
+
+
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, '{"debug": true,\n "mtu": 1400,\n "debug": false}')
+    assert "'debug' is there more than once" in error.value.detail
+
+
+def test_what_keys_say_to_drivers() -> None:
+    assert Config(ip_forward=False).options() == {
+        (Kind.NETWORK, "bridge"): {"ip-forward": "false"},
+    }
+    assert Config(iptables=False).absent() == {Kind.FIREWALL}
+    assert Config(firewall_backend="nftables").choices() == {Kind.FIREWALL: Choice("nftables")}
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"exec-opts": ["native.cgroupdriver=systemd"]}, "'systemd' is not in this version"),
+        ({"exec-opts": ["isolation=x"]}, "unknown option 'isolation'"),
+        ({"host-gateway-ip": "nowhere"}, "'nowhere' is no IP address"),
+        ({"fixed-cidr-v6": "10.0.0.0/8"}, "is no IPv6 subnet"),
+        ({"oom-score-adjust": 1001}, "invalid value 1001: -1000 to 1000"),
+    ],
+)
+def test_values_that_are_wrong(tmp_path: Path, values: Any, problem: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, values)
+    assert problem in error.value.detail
+
+
+def test_network_options_as_flags(tmp_path: Path) -> None:
+    found = loaded(tmp_path, {}, "--default-network-opt", "bridge=com.docker.x=1")
+    assert found.config.default_network_opts == {"bridge": {"com.docker.x": "1"}}
+
+
+PUBLISHED = Path(__file__).parents[3] / "docs" / "daemon.schema.json"
+
+
+def test_the_schema_knows_every_key() -> None:
+    keys = {*FIELDS, *WITHOUT_EFFECT, *NOT_YET}
+    assert set(schema()["properties"]) == keys
+    assert schema()["additionalProperties"] is False
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="core is tested without its repository")
+def test_the_published_schema_is_this_one() -> None:
+    """``pyengine daemon --schema > docs/daemon.schema.json`` writes it."""
+    assert msgspec.json.decode(PUBLISHED.read_bytes()) == schema()

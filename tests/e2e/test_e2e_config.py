@@ -1,0 +1,140 @@
+"""What keys of daemon.json do, seen with the docker CLI."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from harness import EngineProcess
+
+from pyengine.config.schema import schema
+
+BRIDGE = "com.docker.network.bridge"
+
+
+def configured(root: Path, docker: str, busybox: Path, values: dict[str, Any]) -> EngineProcess:
+    """An engine with ``values`` as its daemon.json."""
+    jsonschema.validate(values, schema())
+    engine = EngineProcess(root / "e", docker, "--config-file", str(root / "daemon.json"))
+    engine.root.mkdir()
+    (root / "daemon.json").write_text(json.dumps(values))
+    engine.in_namespace("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+    try:
+        engine.start()
+        engine.docker("import", "-c", "CMD sh", str(busybox), "busybox:latest")
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+@pytest.fixture
+def engine_with(tmp_path: Path, docker_binary: str, busybox: Path) -> Any:
+    made: list[EngineProcess] = []
+
+    def make(**values: Any) -> EngineProcess:
+        plain = {key.replace("_", "-"): value for key, value in values.items()}
+        made.append(configured(tmp_path, docker_binary, busybox, plain))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.dispose()
+
+
+def forwards(engine: EngineProcess) -> bool:
+    return engine.in_namespace("cat", "/proc/sys/net/ipv4/ip_forward").stdout.strip() == "1"
+
+
+def test_networks_and_names(engine_with: Any) -> None:
+    engine: EngineProcess = engine_with(
+        ipv6=True, fixed_cidr_v6="fd11:22::/64", bip="10.123.0.1/24", mtu=1400,
+        host_gateway_ip="192.0.2.99", dns=["192.0.2.1"], dns_search=["x.example"],
+        dns_opts=["timeout:1"], userland_proxy=False,
+        default_network_opts={"bridge": {"com.docker.network.driver.mtu": "1350"}},
+        default_address_pools=[{"base": "10.77.0.0/16", "size": 24}],
+    )  # fmt: skip
+    run = ("run", "--rm", "busybox")
+    address = engine.out(*run, "ip", "addr", "show", "eth0")
+    assert "inet 10.123.0." in address
+    assert "inet6 fd11:22::" in address
+    assert "mtu 1400" in address
+    assert "192.0.2.99\tx" in engine.out("run", "--rm", "--add-host", "x:host-gateway", "busybox",
+                                         "cat", "/etc/hosts")  # fmt: skip
+    resolv = engine.out(*run, "cat", "/etc/resolv.conf").split()
+    assert resolv == ["nameserver", "192.0.2.1", "search", "x.example", "options", "timeout:1"]
+    engine.docker("network", "create", "n")
+    shown = engine.out("run", "--rm", "--network", "n", "busybox", "ip", "addr", "show", "eth0")
+    assert "mtu 1350" in shown
+    assert "inet 10.77." in shown
+    engine.docker("network", "create", "-o", "com.docker.network.driver.mtu=1300", "m")
+    shown = engine.out("run", "--rm", "--network", "m", "busybox", "ip", "addr", "show", "eth0")
+    assert "mtu 1300" in shown
+    assert forwards(engine)
+    # Without the proxy nothing listens on the host's IPv6 loopback.
+    engine.docker("run", "-d", "--name", "published", "-p", "8000:80", "busybox", "sleep", "1000")
+    listening = engine.in_namespace("ss", "-Hltn").stdout
+    assert "8000" not in listening
+
+
+def test_containers(engine_with: Any) -> None:
+    engine: EngineProcess = engine_with(
+        default_ulimits={"nofile": {"Name": "nofile", "Soft": 100, "Hard": 200}},
+        default_shm_size="32m", no_new_privileges=True, default_ipc_mode="shareable",
+        log_driver="json-file", log_opts={"max-size": "2m"}, oom_score_adjust=10,
+        exec_opts=["native.cgroupdriver=cgroupfs"], labels=["a=b"], cgroup_parent="/pecfg",
+        builder={"gc": {"enabled": True}},
+    )  # fmt: skip
+    shown = engine.out("run", "--rm", "busybox", "sh", "-c",
+                       "ulimit -n; ulimit -Hn; df -k /dev/shm | tail -1; grep NoNewPrivs "
+                       "/proc/self/status; cat /proc/self/cgroup")  # fmt: skip
+    assert shown.split()[:2] == ["100", "200"]
+    assert "32768" in shown
+    assert "NoNewPrivs:\t1" in shown
+    assert "/pecfg/" in shown
+    engine.docker("create", "--name", "made", "busybox")
+    inspected = engine.inspect("made")["HostConfig"]
+    assert inspected["IpcMode"] == "shareable"
+    assert Path(f"/proc/{engine.pid}/oom_score_adj").read_text().strip() == "10"
+    info = json.loads(engine.out("info", "-f", "json"))
+    assert (info["Labels"], info["CgroupDriver"]) == (["a=b"], "cgroupfs")
+    assert "'builder' changes nothing" in engine.log.read_text()
+
+
+def test_without_firewall(engine_with: Any) -> None:
+    engine: EngineProcess = engine_with(iptables=False, ip_forward=False)
+    engine.docker("network", "create", "n")
+    engine.docker("run", "-d", "--name", "web", "--network", "n", "busybox", "sleep", "1000")
+    assert "pe" not in engine.in_namespace("nft", "list", "tables").stdout
+    assert not forwards(engine)
+    done = engine.docker("create", "-p", "80:80", "busybox")
+    assert "iptables is false in the configuration: no port is published" in done.stderr
+    # The name server listens at its port itself where nobody can redirect.
+    assert "web" in engine.out("run", "--rm", "--network", "n", "busybox", "nslookup", "web")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"storage-drivr": "vfs", "debug": 3}, ["'storage-driver'", "'debug'"]),
+        ({"storage-driver": "nonsense"}, ["no storage driver 'nonsense' is installed"]),
+    ],
+)
+def test_a_bad_file_is_refused_whole(
+    tmp_path: Path, docker_binary: str, values: dict[str, Any], words: list[str]
+) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(json.dumps(values))
+    engine = EngineProcess(tmp_path / "e", docker_binary, "--config-file", str(file))
+    engine.root.mkdir()
+    try:
+        engine.start(wait=False)
+        assert engine.wait() == 1
+        for word in words:
+            assert word in engine.tail()
+    finally:
+        subprocess.run(["ip", "netns", "del", engine.namespace], check=False)

@@ -403,7 +403,7 @@ class Engine:
         names = Names(self._registry.records)
         self.events.inform(lambda event: names.changed() if event.action == "rename" else None)
         self.name_servers = NameServers(
-            names, self.networks.redirect, config.dns, self.networks.internal_only
+            names, self.networks.firewall.redirect, config.dns, self.networks.internal_only
         )
         sandboxes = Sandboxes(
             self.networks, bundles, allocator, self.portproxy.update, names, self.name_servers

@@ -80,7 +80,7 @@ class Sandboxes:
     def warnings(self, host: HostConfig) -> Sequence[str]:
         """What a user who publishes ports has to know about this host."""
         published = host.port_bindings or host.publish_all_ports
-        return self._networks.obstacles if published else []
+        return self._networks.firewall.obstacles if published else []
 
     async def lease(self, container: Container) -> None:
         """Before a start: addresses and host ports, into the record that the caller commits."""

@@ -20,7 +20,6 @@ from pyengine import timestamps
 from pyengine.contracts.base import Kind
 from pyengine.contracts.firewall import (
     Change,
-    FirewallDriver,
     FirewallEndpoint,
     FirewallNetwork,
     PublishedPort,
@@ -39,6 +38,7 @@ from pyengine.engine.calls import DriverCalls
 from pyengine.engine.events import Events
 from pyengine.engine.model import PREDEFINED, Container, EndpointSettings
 from pyengine.engine.names import new_id
+from pyengine.engine.networks.firewall import Firewall
 from pyengine.engine.prune import PruneFilters, Turn
 from pyengine.errors import (
     Conflict,
@@ -46,7 +46,6 @@ from pyengine.errors import (
     Forbidden,
     InvalidParameter,
     NotFound,
-    Unsupported,
 )
 from pyengine.hooks.manager import Hooks
 from pyengine.state.database import Database, Delete, Put
@@ -159,8 +158,7 @@ class Networks:
         self._pruning = Turn()
         self._heal: asyncio.Lock = asyncio.Lock()
         self.containers: Callable[[], Sequence[Container]] = lambda: []
-        #: what :meth:`warnings` found when it last looked
-        self.obstacles: Sequence[str] = []
+        self.firewall = Firewall(drivers, calls)
 
     # -- look-ups: no driver is asked ----------------------------------------------------------
 
@@ -272,19 +270,6 @@ class Networks:
             if s.network_id in self._records
         )
 
-    async def redirect(self, netns: int, address: str, port: int, to: int) -> bool:
-        """Have what goes to ``address``:``port`` in that namespace arrive at port ``to``; False if
-        the firewall driver cannot."""
-        if not self._drivers.has(Kind.FIREWALL):
-            return False
-        driver = self._drivers.get(Kind.FIREWALL)
-        assert isinstance(driver, FirewallDriver)
-        try:
-            await self._calls(Kind.FIREWALL, driver.name)(driver.redirect, netns, address, port, to)
-        except Unsupported:
-            return False
-        return True
-
     # -- endpoints -----------------------------------------------------------------------------
 
     async def lease(self, network: Network, settings: EndpointSettings, owner: str) -> None:
@@ -360,7 +345,7 @@ class Networks:
         network = self._records[settings.network_id]
         rules = self.firewall_endpoint(network, settings, ports)
         if rules is not None:
-            await self._apply(Change(endpoints=[rules]))
+            await self.firewall.apply(Change(endpoints=[rules]))
             if ports:
                 endpoint = self.endpoint(container, settings, "", False)
                 self._hooks.network_ports_published(endpoint, list(ports))
@@ -370,7 +355,7 @@ class Networks:
         settings = container.networks[name]
         network = self._records.get(settings.network_id)
         if network is not None and settings.endpoint_id and self._view(network) is not None:
-            await self._apply(Change(remove_endpoints=[settings.endpoint_id]))
+            await self.firewall.apply(Change(remove_endpoints=[settings.endpoint_id]))
 
     async def leave(self, container: Container, name: str, netns: int | None) -> None:
         """Undo :meth:`join`."""
@@ -456,10 +441,7 @@ class Networks:
     async def heal(self, endpoints: Sequence[tuple[Container, Sequence[PublishedPort]]]) -> bool:
         """Make our rules again if somebody flushed them. True if that was so."""
         async with self._heal:
-            if not self._has_firewall():
-                return False
-            firewall, calls = self._firewall()
-            if await calls(firewall.intact):
+            if await self.firewall.intact():
                 return False
             log.warning("the firewall's rules were removed by somebody else: making them again")
             await self._restore_firewall(endpoints)
@@ -468,12 +450,7 @@ class Networks:
 
     async def warnings(self) -> Sequence[str]:
         """What on this host gets into the way of published ports; looks anew."""
-        if self._drivers.waived(Kind.FIREWALL):
-            self.obstacles = ["iptables is false in the configuration: no port is published"]
-        if self._has_firewall():
-            firewall, calls = self._firewall()
-            self.obstacles = await calls(firewall.warnings)
-        return self.obstacles
+        return await self.firewall.look()
 
     async def shutdown(self) -> None:
         """The engine ends and no container runs: leave nothing in the kernel."""
@@ -483,9 +460,7 @@ class Networks:
                 await calls(driver.delete_network, network.record())
             except (EngineError, OSError) as error:
                 log.warning("network %s: %s", network.name, error)
-        if self._has_firewall():
-            firewall, calls = self._firewall()
-            await calls(firewall.remove_all)
+        await self.firewall.remove_all()
 
     # -- inside --------------------------------------------------------------------------------
 
@@ -527,7 +502,7 @@ class Networks:
             await calls(driver.create_network, network.record())
             rules = self._firewall_network(network)
             if rules is not None:
-                await self._apply(Change(networks=[rules]))
+                await self.firewall.apply(Change(networks=[rules]))
         except (EngineError, OSError):
             self._records.pop(network.id, None)
             await self._database.commit(Delete(TABLE, network.id))
@@ -537,7 +512,7 @@ class Networks:
 
     async def _unmake(self, network: Network) -> None:
         if self._view(network) is not None:
-            await self._apply(Change(remove_networks=[network.id]))
+            await self.firewall.apply(Change(remove_networks=[network.id]))
         driver, calls = self._network(network)
         await calls(driver.delete_network, network.record())
         await self._release_pools(network)
@@ -614,8 +589,6 @@ class Networks:
     async def _restore_firewall(
         self, endpoints: Sequence[tuple[Container, Sequence[PublishedPort]]]
     ) -> Lines:
-        if not self._has_firewall():
-            return []
         networks = [self._firewall_network(n) for n in self._records.values()]
         rules: list[FirewallEndpoint] = []
         for container, ports in endpoints:
@@ -627,18 +600,10 @@ class Networks:
                 if rule is not None:
                     rules.append(rule)
                     ports = []  # published on the first network that can
-        firewall, calls = self._firewall()
-        result = await calls(firewall.reconcile, [n for n in networks if n is not None], rules)
-        return result.removed + result.restored + result.failed
+        return await self.firewall.rebuild([n for n in networks if n is not None], rules)
 
     async def _hook_joined(self, network: Network, endpoint: EndpointRecord) -> None:
         self._hooks.network_endpoint_joined(network.record(), endpoint)
-
-    async def _apply(self, change: Change) -> None:
-        if self._drivers.waived(Kind.FIREWALL):
-            return
-        firewall, calls = self._firewall()
-        await calls(firewall.apply, change)
 
     def _firewall_network(self, network: Network) -> FirewallNetwork | None:
         view = self._view(network)
@@ -671,15 +636,6 @@ class Networks:
         driver = self._drivers.get(Kind.IPAM, network.ipam_driver)
         assert isinstance(driver, IpamDriver)
         return driver, self._calls(Kind.IPAM, network.ipam_driver)
-
-    def _has_firewall(self) -> bool:
-        """False in an engine composed without one: networks that need it cannot be made."""
-        return self._drivers.has(Kind.FIREWALL)
-
-    def _firewall(self) -> tuple[FirewallDriver, DriverCalls]:
-        driver = self._drivers.get(Kind.FIREWALL)
-        assert isinstance(driver, FirewallDriver)
-        return driver, self._calls(Kind.FIREWALL, driver.name)
 
     def _matches(self, network: Network, filters: Filters) -> bool:
         for name, values in filters.items():

@@ -218,6 +218,26 @@ def site(
         made.dispose()
 
 
+@pytest.fixture(scope="module")
+def tidied(engine: EngineProcess) -> Iterator[None]:
+    """What the tests of a module make under names of their own goes after the last of them."""
+
+    def found() -> list[set[str]]:
+        return [set(engine.lines(*words)) for words in listings]
+
+    listings = (
+        ("ps", "-aq", "--no-trunc"),
+        ("network", "ls", "-q", "--no-trunc"),
+        ("images", "--format", "{{.Repository}}:{{.Tag}}"),
+    )
+    before = found()
+    yield
+    removals = (("rm", "-f", "-v"), ("network", "rm"), ("rmi",))
+    for removal, old, new in zip(removals, before, found(), strict=True):
+        if new - old:
+            engine.docker(*removal, *(new - old))
+
+
 @pytest.fixture
 def docker(engine: EngineProcess) -> Iterator[Docker]:
     found = Docker(engine)

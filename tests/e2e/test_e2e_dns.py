@@ -15,6 +15,8 @@ from harness import EngineProcess
 
 from tests.e2e.conftest import Docker, eventually
 
+pytestmark = pytest.mark.usefixtures("tidied")
+
 #: A name server of the test's own, in the engine's namespace: it knows one name.
 UPSTREAM = """
 import socket, struct, sys

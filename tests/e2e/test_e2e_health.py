@@ -10,6 +10,8 @@ from harness import EngineProcess
 
 from tests.e2e.conftest import Docker, eventually
 
+pytestmark = pytest.mark.usefixtures("tidied")
+
 HEALTH = "{{if .State.Health}}{{.State.Health.Status}}{{end}}"
 #: Healthy while /ok is there.
 CHECK = ("--health-cmd", "test -e /ok && echo fine", "--health-interval", "200ms",

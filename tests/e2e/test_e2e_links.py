@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.e2e.conftest import Docker
+
+pytestmark = pytest.mark.usefixtures("tidied")
 
 
 def test_a_link_tells_of_the_other(docker: Docker) -> None:

@@ -13,6 +13,7 @@ from pyengine.engine.model import Container, ContainerConfig, HostConfig
 from pyengine.errors import DriverBroken, Forbidden
 from pyengine.hooks import hookimpl
 from pyengine.hooks.manager import SPECS, Hooks
+from pyengine.hooks.security import ApiAnswer, ApiRequest
 
 ALL = {
     name: spec
@@ -29,7 +30,8 @@ ARGUMENTS: dict[str, Any] = {
     "event": {"Action": "start"}, "container": CONTAINER, "driver": "json-file", "options": {},
     "data": b"text", "network": "network", "endpoint": "endpoint", "ports": [], "spec": {},
     "old": "created", "new": "running", "process": {}, "host_config": CONTAINER.host_config,
-    "option": "a=b", "privileged": True, "method": "GET", "path": "/info", "user": "root",
+    "option": "a=b", "request": ApiRequest("GET", "/info"), "answer": ApiAnswer(200),
+    "privileged": True, "method": "GET", "path": "/info", "user": "root",
     "name": "busybox", "digest": "sha256:1", "layer": "l1", "diff_id": "sha256:2", "size": 3,
     "parent": "l0", "owner": "1",
 }  # fmt: skip

@@ -31,6 +31,7 @@ FLAGS = {
     "registry-mirrors": ("--registry-mirror",),
     "insecure-registries": ("--insecure-registry",),
     "exec-opts": ("--exec-opt",),
+    "authorization-plugins": ("--authorization-plugin",),
     "default-network-opts": ("--default-network-opt",),
 }
 

@@ -133,6 +133,7 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     no_proxy: str = ""
     features: dict[str, bool] = {}
     cdi_spec_dirs: list[str] | None = None
+    authorization_plugins: list[str] = []
     userland_proxy: bool = True
     host_gateway_ip: str = ""
     default_network_opts: dict[str, dict[str, str]] = {}
@@ -187,9 +188,15 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
         found: dict[tuple[Kind, str], dict[str, str]] = {}
         if self.seccomp_profile:
             found[Kind.SECURITY, "seccomp"] = {"profile": self.seccomp_profile}
+        if self.authorization_plugins:
+            found[Kind.SECURITY, "authz"] = {"plugins": ",".join(self.authorization_plugins)}
         if not self.ip_forward:
             found[Kind.NETWORK, "bridge"] = {"ip-forward": "false"}
         return found
+
+    def required_security(self) -> list[str]:
+        """Security plugins without which this configuration would be ignored in part."""
+        return [name for kind, name in self.options() if kind is Kind.SECURITY]
 
     def absent(self) -> frozenset[Kind]:
         """Kinds of driver that the operator does without: no rules with ``iptables`` false."""
@@ -238,7 +245,6 @@ WITHOUT_EFFECT = {
 #: Keys that this version does not honour, and the values that ask for nothing. Any other value is
 #: refused: naming them is better than ignoring them.
 NOT_YET: dict[str, tuple[object, ...]] = {
-    "authorization-plugins": ([],),
     "cpu-rt-period": (0,),
     "cpu-rt-runtime": (0,),
     "default-gateway": ("",),

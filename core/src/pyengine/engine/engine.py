@@ -50,7 +50,7 @@ from pyengine.engine.system import System
 from pyengine.engine.units import parse_size
 from pyengine.engine.usage import DiskUsage
 from pyengine.engine.volumes import Volumes
-from pyengine.errors import DriverUnavailable, EngineError, Unavailable
+from pyengine.errors import ConfigError, DriverUnavailable, EngineError, Unavailable
 from pyengine.hooks.manager import Hooks
 from pyengine.linux.cgroups import Cgroup
 from pyengine.oci import facts
@@ -289,6 +289,13 @@ class Engine:
     def _load_security(self) -> None:
         names = self.config.security()
         chosen = self.drivers.catalog.names(Kind.SECURITY) if names is None else names
+        for name in self.config.required_security():
+            if name not in chosen:
+                self.drivers.catalog.find(Kind.SECURITY, name)  # says what to install
+                raise ConfigError(
+                    f"security plugin {name!r} is configured and not in drivers.security",
+                    help="add it there, or leave its keys out",
+                )
         for name in chosen:
             try:
                 plugin = self.drivers.get(Kind.SECURITY, name)

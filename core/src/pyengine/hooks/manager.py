@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyengine.contracts.firewall import PublishedPort
     from pyengine.contracts.network import EndpointRecord, NetworkRecord
     from pyengine.engine.model import Container, HostConfig
+    from pyengine.hooks.security import ApiAnswer, ApiRequest
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,20 @@ class Hooks:
 
     def security_authorize(self, method: str, path: str, user: str) -> None:
         self._strict(self._pm.hook.security_authorize, method=method, path=path, user=user)
+
+    def security_authorize_request(self, request: ApiRequest) -> None:
+        self._strict(self._pm.hook.security_authorize_request, request=request)
+
+    def security_authorize_answer(self, request: ApiRequest, answer: ApiAnswer) -> None:
+        self._strict(self._pm.hook.security_authorize_answer, request=request, answer=answer)
+
+    def has_authorization(self) -> bool:
+        """True if a plugin looks at requests or answers; spares all others a thread."""
+        hook = self._pm.hook
+        return bool(
+            hook.security_authorize_request.get_hookimpls()
+            or hook.security_authorize_answer.get_hookimpls()
+        )
 
     def security_admit_image(self, name: str, digest: str) -> None:
         self._strict(self._pm.hook.security_admit_image, name=name, digest=digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pluggy
 
 from pyengine.hooks import PROJECT
@@ -49,6 +50,39 @@ def security_exec(container: Container, process: dict[str, Any], privileged: boo
 @hookspec
 def security_authorize(method: str, path: str, user: str) -> None:
     """Fires for each API request before it is handled: raise ``Forbidden`` to refuse. Since 1.0."""
+
+
+class ApiRequest(msgspec.Struct, frozen=True):
+    """A request as it came. ``uri``: path with version and query. ``user``: the common name of the
+    client's certificate, ``certificates``: it in DER; both empty where there is none. ``body``:
+    JSON of at most 1 MiB, else empty."""
+
+    method: str
+    uri: str
+    user: str = ""
+    certificates: tuple[bytes, ...] = ()
+    headers: dict[str, str] = {}
+    body: bytes = b""
+
+
+class ApiAnswer(msgspec.Struct, frozen=True):
+    """An answer before it is sent. ``body``: at most 1 MiB, else empty."""
+
+    status: int
+    headers: dict[str, str] = {}
+    body: bytes = b""
+
+
+@hookspec
+def security_authorize_request(request: ApiRequest) -> None:
+    """Fires for each API request before it is handled, on a thread: it may block. An exception
+    refuses the request (``Forbidden`` for what is not allowed). Since 1.1."""
+
+
+@hookspec
+def security_authorize_answer(request: ApiRequest, answer: ApiAnswer) -> None:
+    """Fires for each answer that is no stream, before it is sent, on a thread: it may block. An
+    exception withholds the answer; what was done stays done. Since 1.1."""
 
 
 @hookspec

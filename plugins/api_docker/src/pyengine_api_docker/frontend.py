@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import re
@@ -17,8 +16,9 @@ from aiohttp import web
 import pyengine
 from pyengine.contracts.frontend import Frontend, Listener
 from pyengine.errors import EngineError, InvalidParameter
+from pyengine_api_docker.authorization import authorized, user
 from pyengine_api_docker.http import Call, failure
-from pyengine_api_docker.routes import find
+from pyengine_api_docker.routes import Endpoint, find
 from pyengine_api_docker.tls import TlsConnection
 
 if TYPE_CHECKING:
@@ -114,10 +114,15 @@ class DockerFrontend(Frontend):
         if endpoint is None:
             return failure(404, "page not found")
         version = _minor(wanted)
-        self.engine.hooks.security_authorize(request.method, request.raw_path, _user(request))
+        self.engine.hooks.security_authorize(request.method, request.raw_path, user(request))
         if not endpoint.early:
             await self.engine.restored()
         call = Call(self.engine, request, version, path, unquote(name), query)
+        if not self.engine.hooks.has_authorization():
+            return await self._run(endpoint, call)
+        return await authorized(call, lambda: self._run(endpoint, call))
+
+    async def _run(self, endpoint: Endpoint, call: Call) -> web.StreamResponse:
         if endpoint.lasting:
             return await self._last(endpoint.run(call))
         if endpoint.reads:
@@ -159,15 +164,3 @@ def _minor(version: str) -> int:
             f"client version {version} is too new. Maximum supported API version is {API_VERSION}"
         )
     return minor
-
-
-def _user(request: web.BaseRequest) -> str:
-    """The common name of the client's certificate, if it showed one."""
-    transport = request.transport
-    certificate = transport.get_extra_info("peercert") if transport is not None else None
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        for group in (certificate or {})["subject"]:
-            for key, value in group:
-                if key == "commonName":
-                    return str(value)
-    return ""

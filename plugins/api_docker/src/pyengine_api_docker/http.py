@@ -95,7 +95,7 @@ class Call:
     ``{name}`` in the endpoint's path.
     """
 
-    __slots__ = ("engine", "name", "path", "query", "request", "version")
+    __slots__ = ("_body", "engine", "name", "path", "query", "request", "version")
 
     def __init__(
         self,
@@ -112,6 +112,7 @@ class Call:
         self.path = path
         self.name = name
         self.query = Query(query)
+        self._body: bytes | None = None
 
     @property
     def upgrades(self) -> bool:
@@ -128,6 +129,8 @@ class Call:
                 if kind
                 else "malformed Content-Type header (): mime: no media type"
             )
+        if self._body is not None:
+            return self._body
         if not self.request.can_read_body:
             return b""
         await self.expect()
@@ -136,7 +139,8 @@ class Call:
             body += chunk
             if len(body) > LARGEST_BODY:
                 raise InvalidParameter("http: request body too large")
-        return bytes(body)
+        self._body = bytes(body)
+        return self._body
 
     async def body(self, type: type[T]) -> T:
         """The body as ``type``; no body at all is an empty object."""

@@ -32,6 +32,14 @@ def wrong(key: str, value: Any) -> list[tuple[str, str]]:
     return [(item, problem) for item in items if (problem := check(item))]
 
 
+def _check_address(text: str) -> str:
+    """``HOST:PORT``; empty for none."""
+    _, colon, port = text.rpartition(":")
+    if not text or (colon and port.isdecimal() and 0 < int(port) < 1 << 16):
+        return ""
+    return f"invalid address {text!r}: host:port is wanted"
+
+
 def _wrong_entry(host: str, entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [(host, f"{host}: {problem}")] if (problem := names.check_host(host)) else []
     if names.normalize(host) == names.DEFAULT_REGISTRY and entry.get("insecure"):
@@ -75,6 +83,7 @@ def _exec_option(text: str) -> str:
 
 _COUNTS = {"max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts"}
 _CHECKS: dict[str, Callable[[str], str]] = {
+    "metrics-addr": _check_address,
     "registry-mirrors": names.check_mirror,
     "insecure-registries": names.check_insecure,
     "http-proxy": names.check_proxy,

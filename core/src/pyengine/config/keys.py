@@ -134,6 +134,7 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     features: dict[str, bool] = {}
     cdi_spec_dirs: list[str] | None = None
     authorization_plugins: list[str] = []
+    metrics_addr: str = ""
     userland_proxy: bool = True
     host_gateway_ip: str = ""
     default_network_opts: dict[str, dict[str, str]] = {}
@@ -251,7 +252,6 @@ NOT_YET: dict[str, tuple[object, ...]] = {
     "default-gateway-v6": ("",),
     "dns-search-domain": ([],),
     "ip6tables": (True,),
-    "metrics-addr": ("",),
     "selinux-enabled": (False,),
     "userns-remap": ("",),
 }

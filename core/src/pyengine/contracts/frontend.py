@@ -29,6 +29,8 @@ class Frontend(ABC):
     name: ClassVar[str]
     #: "http": core hands it the daemon's listening sockets (``-H``); "": it opens its own.
     protocol: ClassVar[str] = "http"
+    #: Keys of daemon.json that mean something only where this frontend is installed.
+    keys: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from pyengine.contracts.base import Driver
+from pyengine.engine.timings import Timings
 from pyengine.errors import DriverBroken, DriverWedged, EngineError
 from pyengine.faults import failpoint
 
@@ -42,6 +43,8 @@ class DriverCalls:
         self.driver = driver
         self.label = f"{driver.kind.value} driver {driver.name!r}"
         self.wedged_since: float = 0.0
+        #: how long its methods take, by name
+        self.timings = Timings()
         self._pool = _Pool(f"{driver.kind.value}.{driver.name}", threads)
         self._probing: asyncio.Task[None] | None = None
 
@@ -56,8 +59,11 @@ class DriverCalls:
             raise self._wedged(method)
         failpoint(f"{self.driver.kind.value}.{getattr(method, '__name__', 'call')}")
         future = self._pool.submit(lambda: method(*args, **kwargs))
+        began, failed = time.monotonic(), True
         try:
-            return await asyncio.wait_for(asyncio.shield(future), deadline)
+            result = await asyncio.wait_for(asyncio.shield(future), deadline)
+            failed = False
+            return result
         except TimeoutError:
             if future.done() and not future.cancelled() and future.exception() is not None:
                 raise  # the method itself raised TimeoutError
@@ -72,6 +78,9 @@ class DriverCalls:
                 f"{type(error).__name__}: {error}",
                 "this is a defect of the driver: see the daemon's log",
             ) from error
+        finally:
+            name = getattr(method, "__name__", "call")
+            self.timings[name].add(time.monotonic() - began, failed)
 
     def _wedged(self, method: Callable[..., Any], detail: str = "") -> DriverWedged:
         detail = detail or f"it stopped answering {time.monotonic() - self.wedged_since:.0f} s ago"

@@ -230,6 +230,10 @@ class Engine:
             found = self._calls[kind, name] = DriverCalls(self.drivers.get(kind, name))
         return found
 
+    def driver_calls(self) -> list[DriverCalls]:
+        """Of each driver that was called so far."""
+        return list(self._calls.values())
+
     def layers(self, name: str) -> Layers:
         """The layers of images in that storage driver."""
         found = self._layers.get(name)
@@ -316,6 +320,11 @@ class Engine:
         if not self._frontends:
             raise Unavailable(
                 "no API frontend is installed", help="pip install pyengine-api-docker"
+            )
+        if self.config.metrics_addr and not any("metrics-addr" in f.keys for f in self._frontends):
+            raise ConfigError(
+                "metrics-addr is set and nothing serves metrics",
+                help="pip install pyengine-api-metrics",
             )
 
     def _contexts(self, kind: Kind) -> dict[str, DriverContext]:

@@ -24,6 +24,7 @@ from pyengine.engine.networks.dns.names import Names
 from pyengine.engine.networks.ports import PortAllocator
 from pyengine.engine.networks.service import Networks
 from pyengine.engine.threads import on_thread
+from pyengine.engine.timings import NETWORK_ACTIONS, timed
 from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
@@ -82,6 +83,7 @@ class Sandboxes:
         published = host.port_bindings or host.publish_all_ports
         return self._networks.firewall.obstacles if published else []
 
+    @timed(NETWORK_ACTIONS, "allocate")
     async def lease(self, container: Container) -> None:
         """Before a start: addresses and host ports, into the record that the caller commits."""
         try:
@@ -94,6 +96,7 @@ class Sandboxes:
             await self.release(container)
             raise
 
+    @timed(NETWORK_ACTIONS, "release")
     async def release(self, container: Container) -> None:
         """Give back what :meth:`lease` took."""
         self._ports.release(container.id)
@@ -166,6 +169,7 @@ class Sandboxes:
         container.sandbox_key = ""
         _raise(problems)
 
+    @timed(NETWORK_ACTIONS, "connect")
     async def connect(
         self, container: Container, name: str, settings: EndpointSettings, netns: int | None
     ) -> None:

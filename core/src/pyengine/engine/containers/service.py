@@ -48,6 +48,7 @@ from pyengine.engine.model import (
 from pyengine.engine.networks.ports import parse_port, parse_range
 from pyengine.engine.prune import PruneFilters, Turn
 from pyengine.engine.threads import on_thread
+from pyengine.engine.timings import CONTAINER_ACTIONS, timed
 from pyengine.engine.usage import DiskUsage
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import (
@@ -153,6 +154,11 @@ class Containers:
         """What the last start did and how long each step took, in order of beginning."""
         return sorted(self._registry.trace(ref), key=lambda step: step.start)
 
+    def cgroups(self) -> Sequence[tuple[Container, str]]:
+        """Those that run, and the paths of their cgroups."""
+        running = (live.record for live in self._registry if live.shim is not None)
+        return [(record, self._bundles.cgroup(record)) for record in running]
+
     def exec_ids(self, ref: str) -> Sequence[str]:
         """Ids of running execs."""
         return [run.id for run in self._registry.live(ref).execs.values() if run.running]
@@ -169,6 +175,7 @@ class Containers:
 
     # -- create, rename, remove ----------------------------------------------------------------
 
+    @timed(CONTAINER_ACTIONS, "create")
     async def create(
         self,
         name: str,
@@ -272,6 +279,7 @@ class Containers:
             "container", "rename", live.id, attributes(live.record) | {"oldName": f"/{old}"}
         )
 
+    @timed(CONTAINER_ACTIONS, "delete")
     async def remove(
         self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False
     ) -> None:
@@ -329,6 +337,7 @@ class Containers:
 
     # -- life ----------------------------------------------------------------------------------
 
+    @timed(CONTAINER_ACTIONS, "start")
     async def start(self, ref: str, console_size: Sequence[int] | None = None) -> None:
         live = self._registry.live(ref)
         if console_size is not None:
@@ -463,6 +472,7 @@ class Containers:
         live = self._registry.live(ref)
         return await live.shim.stats() if live.shim is not None else RuntimeStats()
 
+    @timed(CONTAINER_ACTIONS, "changes")
     async def changes(self, ref: str) -> Sequence[Change]:
         record = self.get(ref)
         storage = self._storage(record)

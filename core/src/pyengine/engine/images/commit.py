@@ -23,6 +23,7 @@ from pyengine.engine.images.making import NewLayer, make_layer, make_manifest
 from pyengine.engine.images.records import Image
 from pyengine.engine.images.service import Images
 from pyengine.engine.model import Container, ContainerConfig, Status
+from pyengine.engine.timings import CONTAINER_ACTIONS, timed
 from pyengine.errors import Conflict
 from pyengine.faults import failpoint
 from pyengine.oci.changes import apply_changes
@@ -52,6 +53,7 @@ class Commits:
         self._calls = calls
         self._events = events
 
+    @timed(CONTAINER_ACTIONS, "commit")
     async def commit(
         self,
         ref: str,

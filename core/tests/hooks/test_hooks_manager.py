@@ -27,6 +27,7 @@ CONTAINER = Container(
 )  # fmt: skip
 #: An argument of each name that specs use.
 ARGUMENTS: dict[str, Any] = {
+    "span": object(),
     "event": {"Action": "start"}, "container": CONTAINER, "driver": "json-file", "options": {},
     "data": b"text", "network": "network", "endpoint": "endpoint", "ports": [], "spec": {},
     "old": "created", "new": "running", "process": {}, "host_config": CONTAINER.host_config,
@@ -39,7 +40,7 @@ ARGUMENTS: dict[str, Any] = {
 TELLING = {
     "runtime_state_changed", "storage_layer_applied", "storage_snapshot_removed",
     "network_endpoint_left", "network_ports_published", "engine_event", "engine_health",
-    "engine_metrics",
+    "engine_metrics", "engine_span", "engine_closing",
 }  # fmt: skip
 
 

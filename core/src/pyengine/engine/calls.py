@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pyengine.contracts.base import Driver
 from pyengine.engine.timings import Timings
+from pyengine.engine.tracing import span
 from pyengine.errors import DriverBroken, DriverWedged, EngineError
 from pyengine.faults import failpoint
 
@@ -61,7 +62,12 @@ class DriverCalls:
         future = self._pool.submit(lambda: method(*args, **kwargs))
         began, failed = time.monotonic(), True
         try:
-            result = await asyncio.wait_for(asyncio.shield(future), deadline)
+            with span(
+                f"{self.driver.kind.value}.{getattr(method, '__name__', 'call')}",
+                "driver",
+                driver=self.driver.name,
+            ):
+                result = await asyncio.wait_for(asyncio.shield(future), deadline)
             failed = False
             return result
         except TimeoutError:

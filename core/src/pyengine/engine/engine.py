@@ -220,6 +220,7 @@ class Engine:
         self.events.close()
         await self.supervisor.close(keep_shims=True)
         self.database.close()
+        await asyncio.to_thread(self.hooks.engine_closing)
 
     # -- inside ------------------------------------------------------------------------------------
 

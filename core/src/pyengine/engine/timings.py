@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
+from pyengine.engine.tracing import span
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -42,20 +44,25 @@ class Histogram:
 class Timings(dict[str, Histogram]):
     """A histogram for each name. Filled by the daemon's event loop alone."""
 
+    def __init__(self, subject: str = "") -> None:
+        super().__init__()
+        self.subject = subject
+
     def __missing__(self, name: str) -> Histogram:
         self[name] = Histogram()
         return self[name]
 
 
 #: What the daemon's clients had done, by dockerd's names of actions.
-CONTAINER_ACTIONS = Timings()
-NETWORK_ACTIONS = Timings()
+CONTAINER_ACTIONS = Timings("container")
+NETWORK_ACTIONS = Timings("network")
 
 
 def timed(
     timings: Timings, name: str
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
-    """Enter how long a coroutine function takes when it succeeds, as dockerd counts."""
+    """Enter how long a coroutine function takes when it succeeds, as dockerd counts; a span of a
+    trace as well."""
 
     def decorate(
         function: Callable[P, Coroutine[Any, Any, T]],
@@ -63,7 +70,8 @@ def timed(
         @functools.wraps(function)
         async def measured(*args: P.args, **kwargs: P.kwargs) -> T:
             began = time.monotonic()
-            result = await function(*args, **kwargs)
+            with span(f"{timings.subject} {name}", "service"):
+                result = await function(*args, **kwargs)
             timings[name].add(time.monotonic() - began)
             return result
 

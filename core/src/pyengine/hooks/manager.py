@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyengine.contracts.firewall import PublishedPort
     from pyengine.contracts.network import EndpointRecord, NetworkRecord
     from pyengine.engine.model import Container, HostConfig
+    from pyengine.engine.tracing import Span
     from pyengine.hooks.security import ApiAnswer, ApiRequest
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,16 @@ class Hooks:
 
     def engine_health(self) -> list[str]:
         return self._tell(self._pm.hook.engine_health)
+
+    def engine_span(self, span: Span) -> None:
+        self._tell(self._pm.hook.engine_span, span=span)
+
+    def has_tracing(self) -> bool:
+        """True if a plugin listens to spans; without one none is made."""
+        return bool(self._pm.hook.engine_span.get_hookimpls())
+
+    def engine_closing(self) -> None:
+        self._tell(self._pm.hook.engine_closing)
 
     def engine_metrics(self) -> dict[str, float]:
         metrics: dict[str, float] = {}

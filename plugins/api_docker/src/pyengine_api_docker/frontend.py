@@ -15,6 +15,7 @@ from aiohttp import web
 
 import pyengine
 from pyengine.contracts.frontend import Frontend, Listener
+from pyengine.engine import tracing
 from pyengine.errors import EngineError, InvalidParameter
 from pyengine_api_docker.authorization import authorized, user
 from pyengine_api_docker.http import Call, failure
@@ -87,6 +88,19 @@ class DockerFrontend(Frontend):
         await self._server.shutdown(timeout)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        hooks = self.engine.hooks
+        if not hooks.has_tracing():
+            return await self._respond(request)
+        path = request.raw_path.partition("?")[0]
+        traceparent = request.headers.get("traceparent", "")
+        with tracing.request(
+            hooks.engine_span, f"{request.method} {path}", traceparent, method=request.method
+        ) as span:
+            response = await self._respond(request)
+            span.attributes["status"] = response.status
+            return response
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             response = await self._answer(request)
         except EngineError as error:

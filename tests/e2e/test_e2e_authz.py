@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.asked.append((what, question))
             time.sleep(self.server.pause)
             kind, end = self.server.deny
-            refused = what.endswith(kind) and end and question["RequestURI"].endswith(end)
+            refused = what.endswith(kind) and end and question["RequestUri"].endswith(end)
             answer = {"Allow": not refused, "Msg": "not today" if refused else ""}
             answer["Err"] = self.server.error
         body = json.dumps(answer).encode()
@@ -96,13 +96,13 @@ def test_requests_and_answers_are_shown(engine: EngineProcess, plugin: Plugin) -
     plugin.asked.clear()
     engine.docker("run", "--rm", "busybox", "echo", "hello")
     requests = [q for what, q in plugin.asked if what == "AuthZPlugin.AuthZReq"]
-    [create] = [q for q in requests if "/containers/create" in q["RequestURI"]]
+    [create] = [q for q in requests if "/containers/create" in q["RequestUri"]]
     assert create["RequestMethod"] == "POST"
     body = json.loads(base64.b64decode(create["RequestBody"]))
     assert body["Cmd"] == ["echo", "hello"]
     assert create["RequestHeaders"]["Content-Type"] == "application/json"
     answers = [q for what, q in plugin.asked if what == "AuthZPlugin.AuthZRes"]
-    [created] = [q for q in answers if "/containers/create" in q["RequestURI"]]
+    [created] = [q for q in answers if "/containers/create" in q["RequestUri"]]
     assert created["ResponseStatusCode"] == 201
     assert "Id" in json.loads(base64.b64decode(created["ResponseBody"]))
 

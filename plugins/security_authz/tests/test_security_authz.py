@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import ssl
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from pyengine.errors import DriverError, Forbidden, InvalidParameter
 from pyengine.hooks.manager import Hooks
 from pyengine.hooks.security import ApiRequest
 from pyengine_security_authz import client
-from pyengine_security_authz.plugin import AuthzPlugin
+from pyengine_security_authz.plugin import AuthzPlugin, _question
 
 
 def made(tmp_path: Path, **options: str) -> AuthzPlugin:
@@ -75,3 +77,15 @@ def test_what_does_not_answer_refuses(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(client, "find", lambda name: "unix:///nonexistent/p.sock")
     with pytest.raises(DriverError, match=r"plugin p failed with error: AuthZPlugin\.AuthZReq"):
         made(tmp_path, plugins="p").security_authorize_request(ApiRequest("GET", "/info"))
+
+
+def test_a_question_has_dockers_fields() -> None:
+    """Names and encodings of the authorization plugins' protocol: bodies and PEM in base64."""
+    request = ApiRequest("GET", "/v1.45/info", user="bob", certificates=(b"der",), body=b"{}")
+    question = _question(request)
+    assert (question["RequestUri"], question["UserAuthNMethod"]) == ("/v1.45/info", "TLS")
+    assert base64.b64decode(question["RequestBody"]) == b"{}"
+    [certificate] = question["RequestPeerCertificates"]
+    pem = base64.b64decode(certificate).decode()
+    assert pem.startswith("-----BEGIN CERTIFICATE-----\n")
+    assert ssl.PEM_cert_to_DER_cert(pem) == b"der"

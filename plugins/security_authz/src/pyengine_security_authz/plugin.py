@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 from typing import Any, ClassVar
 
 from pyengine.contracts.base import DriverContext, Probe, reject_unknown_options
@@ -60,11 +61,12 @@ def _question(request: ApiRequest) -> dict[str, Any]:
         "User": request.user,
         "UserAuthNMethod": "TLS" if request.certificates else "",
         "RequestMethod": request.method,
-        "RequestURI": request.uri,
+        "RequestUri": request.uri,
         "RequestHeaders": request.headers,
         "RequestBody": base64.b64encode(request.body).decode(),
         "RequestPeerCertificates": [
-            base64.b64encode(certificate).decode() for certificate in request.certificates
+            base64.b64encode(ssl.DER_cert_to_PEM_cert(certificate).encode()).decode()
+            for certificate in request.certificates
         ],
     }
 

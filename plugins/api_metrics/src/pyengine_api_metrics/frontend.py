@@ -7,12 +7,9 @@ import logging
 from typing import TYPE_CHECKING, ClassVar
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from pyengine.contracts.frontend import Frontend, Listener
 from pyengine.errors import ConfigError
-from pyengine_api_metrics.collector import Collector
 
 if TYPE_CHECKING:
     from pyengine.engine.engine import Engine
@@ -33,6 +30,13 @@ class MetricsFrontend(Frontend):
         self._runner: web.ServerRunner | None = None
         self._turn = asyncio.Lock()
         if self._address:
+            # Most engines serve no metrics, and start a good while sooner without this.
+            from prometheus_client import CollectorRegistry
+            from prometheus_client.exposition import choose_encoder
+
+            from pyengine_api_metrics.collector import Collector
+
+            self._choose_encoder = choose_encoder
             self._registry = CollectorRegistry()
             self._collector = Collector(engine)
             self._registry.register(self._collector)
@@ -58,7 +62,7 @@ class MetricsFrontend(Frontend):
             return web.Response(status=404, text="the metrics are at /metrics\n")
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, headers={"Allow": "GET, HEAD"})
-        encode, kind = choose_encoder(request.headers.get("Accept", ""))
+        encode, kind = self._choose_encoder(request.headers.get("Accept", ""))
         # one at a time: impatient collectors shall not pile up threads
         async with self._turn:
             self._collector.look()

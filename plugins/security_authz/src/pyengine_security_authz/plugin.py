@@ -46,8 +46,7 @@ class AuthzPlugin(SecurityPlugin):
             _judge(plugin, "AuthZPlugin.AuthZReq", _question(request))
 
     def _judge_answer(self, request: ApiRequest, answer: ApiAnswer) -> None:
-        # The last that let the request pass sees the answer first.
-        for plugin in reversed(self._plugins):
+        for plugin in self._plugins:
             question = _question(request) | {
                 "ResponseStatusCode": answer.status,
                 "ResponseHeaders": answer.headers,

@@ -14,7 +14,7 @@ TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fspr
 # Where it is set every start of a command or daemon would compile its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test test-core lint test-faults test-vm bench clean
+.PHONY: help install demo test test-core test-rest lint test-faults test-vm bench clean
 
 help:
 	@echo "make install   $(VENV)/bin/pyengine with core and all plugins, editable"
@@ -47,7 +47,9 @@ lint: install
 test: install
 	@tools/system-packages $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory test-core
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-core test-rest
+
+test-rest: install
 	@$(VENV)/bin/python -m pytest -q -m "not vm and not faults" plugins bench tests
 
 # Core's own tests, where core alone is installed, as a wheel.

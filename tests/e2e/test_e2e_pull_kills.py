@@ -158,7 +158,7 @@ def test_a_pull_killed_twenty_times(
     # Had each pull begun anew, it would be about nine times as much.
     assert sum(one.sent for one in fetched) < 3 * total
     assert site.fsck() == []
-    assert site.files() == on_disk
+    assert eventually(lambda: site.files() == on_disk), "but for what is swept a little later"
     site("rmi", name)
     assert eventually(lambda: site.files() == empty), site.files()
 

@@ -106,6 +106,9 @@ class DockerFrontend(Frontend):
         except EngineError as error:
             response = failure(error.status, error.message())
         except ConnectionError:
+            if request.transport is None or request.transport.is_closing():
+                # Its client has gone: no error of ours, though the server would log it as one.
+                raise asyncio.CancelledError from None
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _HOST:

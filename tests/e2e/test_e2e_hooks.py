@@ -123,7 +123,7 @@ def hooked_engine(
 def hooked(hooked_engine: Hooked) -> Iterator[Hooked]:
     yield hooked_engine
     hooked_engine.disarm()
-    hooked_engine.engine.docker("rm", "-f", "cc", "hooked", check=False)
+    hooked_engine.engine.docker("rm", "-f", "strict", "hooked", check=False)
 
 
 def refused(hooked: Hooked, *words: str) -> str:
@@ -174,14 +174,14 @@ def test_every_hook_fires_with_its_arguments(hooked: Hooked) -> None:
 
 #: Hooks that are part of a step: an exception fails it. The command that goes through each.
 STRICT = {
-    "security_validate": ("create", "--name", "cc", "busybox"),
-    "security_parse_option": ("create", "--name", "cc", "--security-opt", "mine=1", "busybox"),
-    "security_admit_image": ("create", "--name", "cc", "busybox"),
-    "storage_snapshot_prepared": ("create", "--name", "cc", "busybox"),
-    "runtime_amend_spec": ("run", "--name", "cc", "busybox", "true"),
-    "security_contribute": ("run", "--name", "cc", "busybox", "true"),
-    "logging_opened": ("run", "--name", "cc", "busybox", "true"),
-    "network_endpoint_joined": ("run", "--name", "cc", "busybox", "true"),
+    "security_validate": ("create", "--name", "strict", "busybox"),
+    "security_parse_option": ("create", "--name", "strict", "--security-opt", "mine=1", "busybox"),
+    "security_admit_image": ("create", "--name", "strict", "busybox"),
+    "storage_snapshot_prepared": ("create", "--name", "strict", "busybox"),
+    "runtime_amend_spec": ("run", "--name", "strict", "busybox", "true"),
+    "security_contribute": ("run", "--name", "strict", "busybox", "true"),
+    "logging_opened": ("run", "--name", "strict", "busybox", "true"),
+    "network_endpoint_joined": ("run", "--name", "strict", "busybox", "true"),
     "runtime_exec": ("exec", "hooked", "true"),
     "security_exec": ("exec", "hooked", "true"),
     "security_authorize": ("version",),
@@ -203,9 +203,11 @@ def test_what_a_strict_hook_raises_fails_its_step(hooked: Hooked, name: str, kin
         assert name in text.split("says no")[0]
     hooked.disarm()
     # Nothing is half made, and it works again.
-    state = engine.docker("inspect", "-f", "{{.State.Status}}", "cc", check=False).stdout.strip()
+    state = engine.docker(
+        "inspect", "-f", "{{.State.Status}}", "strict", check=False
+    ).stdout.strip()
     assert state == ("created" if words[0] == "run" else "")
-    engine.docker("rm", "-f", "cc", check=False)
+    engine.docker("rm", "-f", "strict", check=False)
     engine.docker(*words)
 
 
@@ -233,11 +235,11 @@ def test_what_a_telling_hook_raises_is_logged(hooked: Hooked, name: str, busybox
 
 def test_a_redaction_that_fails_shows_nothing(hooked: Hooked) -> None:
     engine = hooked.engine
-    engine.docker("run", "--name", "cc", "busybox", "echo", "secret")
+    engine.docker("run", "--name", "strict", "busybox", "echo", "secret")
     hooked.arm("raise", "logging_redact")
-    assert "secret" not in engine.docker("logs", "cc", check=False).stdout
+    assert "secret" not in engine.docker("logs", "strict", check=False).stdout
     hooked.disarm()
-    assert engine.out("logs", "cc") == "******"
+    assert engine.out("logs", "strict") == "******"
 
 
 def test_the_order_of_amendments(hooked: Hooked) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -122,13 +123,16 @@ def test_without_firewall(engine_with: Any) -> None:
     [
         ({"storage-drivr": "vfs", "debug": 3}, ["'storage-driver'", "'debug'"]),
         ({"storage-driver": "nonsense"}, ["no storage driver 'nonsense' is installed"]),
+        ({"log-level": "loud"}, ["'loud' is none of trace"]),
+        ({"pidfile": "PIDFILE"}, ["process with PID", "is still running"]),
     ],
 )
 def test_a_bad_file_is_refused_whole(
     tmp_path: Path, docker_binary: str, values: dict[str, Any], words: list[str]
 ) -> None:
-    file = tmp_path / "daemon.json"
-    file.write_text(json.dumps(values))
+    file, pidfile = tmp_path / "daemon.json", tmp_path / "pid"
+    pidfile.write_text(f"{os.getpid()}\n")
+    file.write_text(json.dumps(values).replace("PIDFILE", str(pidfile)))
     engine = EngineProcess(tmp_path / "e", docker_binary, "--config-file", str(file))
     engine.root.mkdir()
     try:

@@ -81,12 +81,33 @@ def _exec_option(text: str) -> str:
     return ""
 
 
-_COUNTS = {"max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts"}
+_COUNTS = {
+    "mtu",
+    "shutdown-timeout",
+    "max-concurrent-downloads",
+    "max-concurrent-uploads",
+    "max-download-attempts",
+}
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        return "" if text in words else f"{text!r} is none of {', '.join(words)}"
+
+    return check
+
+
 _CHECKS: dict[str, Callable[[str], str]] = {
     "metrics-addr": _check_address,
     "registry-mirrors": names.check_mirror,
     "insecure-registries": names.check_insecure,
     "http-proxy": names.check_proxy,
+    "log-level": _one_of("trace", "debug", "info", "warn", "error", "fatal", "panic"),
+    "log-format": _one_of("text", "json"),
+    "default-ipc-mode": _one_of("private", "shareable"),
+    "default-cgroupns-mode": _one_of("", "private", "host"),
+    "dns": _address,
+    "ip": _address,
     "host-gateway-ip": _address,
     "fixed-cidr-v6": _network_v6,
     "exec-opts": _exec_option,

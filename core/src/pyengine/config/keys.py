@@ -17,7 +17,7 @@ DEFAULT_SOCKET = "unix:///run/pyengine.sock"
 DEFAULT_FILE = Path("/etc/pyengine/daemon.json")
 
 
-class DriverChoice(msgspec.Struct, kw_only=True):
+class DriverChoice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An entry of ``drivers`` in long form."""
 
     name: str = ""

@@ -104,6 +104,8 @@ async def _serve(
     ]
     own = [_inode(address) for address in addresses]
     pidfile = Path(settings.pidfile or Path(settings.exec_root) / "pyengine.pid")
+    if settings.pidfile:
+        _check_pidfile(pidfile)
     pidfile.write_text(f"{os.getpid()}\n")
     try:
         await engine.start(listeners)
@@ -150,6 +152,20 @@ def _reload(engine: Engine, argv: Sequence[str], tls: ssl.SSLContext | None) -> 
     if waiting:
         log.warning("reload: from the next start on: %s", ", ".join(waiting))
     log.info("reloaded %s", loaded.file)
+
+
+def _check_pidfile(path: Path) -> None:
+    """``ConfigError`` if a process that lives has written the operator's pidfile."""
+    try:
+        holder = path.read_text().strip()
+    except OSError:
+        return
+    if holder.isdigit() and int(holder) != os.getpid() and Path(f"/proc/{holder}").exists():
+        raise ConfigError(
+            f"process with PID {holder} is still running",
+            f"it has written {path}",
+            "stop it, or choose another --pidfile",
+        )
 
 
 def _set_oom_score(value: int) -> None:
@@ -233,4 +249,5 @@ def _set_up_logging(settings: config.Config) -> None:
 
 def _level(settings: config.Config) -> str:
     level = "DEBUG" if settings.debug else settings.log_level.upper()
-    return {"FATAL": "CRITICAL", "WARN": "WARNING"}.get(level, level)
+    names = {"FATAL": "CRITICAL", "PANIC": "CRITICAL", "WARN": "WARNING", "TRACE": "DEBUG"}
+    return names.get(level, level)

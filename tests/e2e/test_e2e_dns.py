@@ -144,6 +144,12 @@ def test_other_names_are_asked_upstream(docker: Docker, network: str) -> None:
         assert "192.0.2.7" not in shown
 
 
+def test_a_server_that_asks_itself_is_not_asked(docker: Docker, network: str) -> None:
+    words = ["busybox", "nslookup", "nobody.test"]
+    done = docker("run", "--rm", "--network", network, "--dns", "127.0.0.11", *words, check=False)
+    assert "SERVFAIL" in done.stdout
+
+
 def test_names_are_back_with_the_next_daemon(new_engine: EngineProcess) -> None:
     engine = new_engine
     engine.docker("network", "create", "names")

@@ -85,17 +85,20 @@ class PlainFirewall(FirewallDriver):
             run("nft", "-f", "-", given="\n".join(self.redirection(address, port, to)))
 
     def redirection(self, address: str, port: int, to: int) -> list[str]:
-        return [
-            "table ip plain_redirect {",
-            "chain output { type nat hook output priority -100; }",
-            "}",
-            "flush chain ip plain_redirect output",
-            *(
-                f"add rule ip plain_redirect output ip daddr {address} {protocol} dport {port} "
-                f"dnat to {address}:{to}"
-                for protocol in ("tcp", "udp")
-            ),
-        ]
+        chains = ("there", "output", -300), ("back", "postrouting", 300)
+        lines = ["table ip plain_redirect {"]
+        for chain, hook, priority in chains:
+            lines.append(f"chain {chain} {{ type filter hook {hook} priority {priority}; }}")
+        lines.append("}")
+        lines += [f"flush chain ip plain_redirect {chain}" for chain, _, _ in chains]
+        for protocol in ("tcp", "udp"):
+            lines += [
+                f"add rule ip plain_redirect there ip daddr {address} {protocol} dport {port} "
+                f"{protocol} dport set {to}",
+                f"add rule ip plain_redirect back ip saddr {address} {protocol} sport {to} "
+                f"{protocol} sport set {port}",
+            ]
+        return lines
 
     def listing(self) -> str:
         try:
@@ -331,6 +334,20 @@ class KeepsTheOldRedirection(PlainFirewall):
         ]  # fmt: skip
 
 
+class RemembersClients(PlainFirewall):
+    """Translates, which the kernel remembers for each client."""
+
+    def redirection(self, address: str, port: int, to: int) -> list[str]:
+        return [
+            "table ip plain_redirect {",
+            "chain output { type nat hook output priority -100; }",
+            "}",
+            "flush chain ip plain_redirect output",
+            f"add rule ip plain_redirect output ip daddr {address} udp dport {port} "
+            f"dnat to {address}:{to}",
+        ]
+
+
 class KeepsStrangers(PlainFirewall):
     """Adds what it is told to what the table of the engine before it had."""
 
@@ -368,6 +385,7 @@ BROKEN: list[tuple[type[PlainFirewall], str]] = [
     (RedirectsTheHost, "test_a_port_inside_a_container_is_redirected"),
     (RedirectsEveryAddress, "test_a_port_inside_a_container_is_redirected"),
     (KeepsTheOldRedirection, "test_a_port_inside_a_container_is_redirected"),
+    (RemembersClients, "test_a_client_that_keeps_sending_follows_the_redirection"),
     (KeepsStrangers, "test_second_instance_takes_over"),
 ]
 

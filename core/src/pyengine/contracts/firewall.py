@@ -101,8 +101,9 @@ class FirewallDriver(Driver):
     def redirect(self, netns: int, address: str, port: int, to: int) -> None:
         """In the network namespace behind descriptor ``netns``, a container's: what is sent there
         to ``address`` and ``port`` (TCP and UDP) arrives at ``to`` of the same address, and the
-        answers come from ``port``. Takes the place of an earlier redirection; ends with the
-        namespace, and is no part of what ``reconcile`` and ``intact`` are about. On the hot path.
+        answers come from ``port``. Takes the place of an earlier redirection, also for a client
+        that goes on sending from the same port; ends with the namespace, and is no part of what
+        ``reconcile`` and ``intact`` are about. On the hot path.
 
         Since contract 1.1. Raises ``Unsupported``, and so does a driver that does not override it.
         """

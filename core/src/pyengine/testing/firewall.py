@@ -328,6 +328,30 @@ class FirewallDriverSuite:
             assert world.web.hears(PEER, 53) == "peer"
             assert world.rules() == before, "the host's own rules are not changed for it"
 
+    def test_a_client_that_keeps_sending_follows_the_redirection(self) -> None:
+        with self.world() as world, contextlib.ExitStack() as stack:
+            server, redirect = "127.0.0.11", world.driver.redirect
+
+            def datagrams() -> socket.socket:
+                sock = world.web.do(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
+                sock.settimeout(netlab.PATIENCE)
+                return stack.enter_context(sock)
+
+            client = datagrams()
+            client.connect((server, 53))
+            for port in (5310, 5311):
+                # The earlier engine is gone without having closed anything in order.
+                listener = datagrams()
+                listener.bind((server, port))
+                world.do(redirect, world.web.netns, server, 53, port)
+                client.send(b"?")
+                try:
+                    _, caller = listener.recvfrom(200)
+                    listener.sendto(b"!", caller)
+                    assert client.recv(200) == b"!"
+                except TimeoutError:
+                    pytest.fail(f"the client is not heard at port {port}")
+
     def test_everything_answers_in_spite_of_forward_drop(self) -> None:
         with self.world("iptables -P FORWARD DROP", "ip6tables -P FORWARD DROP") as world:
             world.set_up(published(TCP, UDP, TCP6))

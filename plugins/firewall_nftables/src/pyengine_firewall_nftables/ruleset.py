@@ -233,18 +233,32 @@ def _subnets(network: FirewallNetwork) -> list[ipaddress.IPv4Network | ipaddress
 
 
 def redirection(table: str, address: str, port: int, to: int) -> str:
-    """Commands for a container's own namespace: a table with nothing but this."""
+    """Commands for a container's own namespace: a table with nothing but this.
+
+    Ports are written over rather than translated: a translation is remembered per client for as
+    long as the client goes on trying, and would lead to a port of an earlier engine. The first
+    chain comes before connection tracking and the second after it, which so sees both directions
+    alike.
+    """
     family, name = ("ip6" if ":" in address else "ip"), f"{table}_redirect"
-    target = f"[{address}]:{to}" if family == "ip6" else f"{address}:{to}"
+    chains = ("there", "output", -300), ("back", "postrouting", 300)
+    rules = []
+    for protocol in ("udp", "tcp"):
+        there = f"{family} daddr {address} {protocol} dport {port} {protocol} dport set {to}"
+        back = f"{family} saddr {address} {protocol} sport {to} {protocol} sport set {port}"
+        rules += [
+            f"add rule {family} {name} there {there}",
+            f"add rule {family} {name} back {back}",
+        ]
     return "\n".join(
         (
             f"add table {family} {name}",
-            f"add chain {family} {name} output {{ type nat hook output priority -100; }}",
-            f"flush chain {family} {name} output",
             *(
-                f"add rule {family} {name} output {family} daddr {address} {protocol} dport {port} "
-                f"dnat to {target}"
-                for protocol in ("udp", "tcp")
+                f"add chain {family} {name} {chain} "
+                f"{{ type filter hook {hook} priority {priority}; }}\n"
+                f"flush chain {family} {name} {chain}"
+                for chain, hook, priority in chains
             ),
+            *rules,
         )
     )

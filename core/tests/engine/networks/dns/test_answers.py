@@ -210,3 +210,15 @@ async def test_too_many_questions_at_once_are_refused(monkeypatch: pytest.Monkey
         said = await asyncio.gather(*(answered(answers, ask(f"x{i}.org")) for i in range(5)))
     codes = sorted(reply.header.rcode for reply in said)
     assert codes == [RCODE.SERVFAIL] * 3 + [RCODE.REFUSED] * 2
+
+
+async def test_only_questions_of_the_internet_class_are_ours() -> None:
+    async with serving(says("192.0.2.1")) as (answers, servers):
+        chaos = bytearray(ask("c3"))
+        chaos[-1] = 3
+        await answered(answers, bytes(chaos))
+        assert len(servers[0].asked) == 1, "not answered from the records"
+        update = bytearray(ask("c3"))
+        update[2] |= 5 << 3
+        assert (await answered(answers, bytes(update))).header.rcode == RCODE.NOTIMP
+        assert len(servers[0].asked) == 1

@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 
-from dnslib import AAAA, PTR, QTYPE, RCODE, RR, A, DNSError, DNSRecord
+from dnslib import AAAA, CLASS, OPCODE, PTR, QTYPE, RCODE, RR, A, DNSError, DNSRecord
 
 from pyengine.engine.containers.resolv import Upstream
 from pyengine.engine.model import Container
@@ -59,7 +59,9 @@ class Answers:
             return None
         if question.header.qr or len(question.questions) != 1:
             return None
-        own = self._own(question)
+        if question.header.opcode != OPCODE.QUERY:
+            return _failed(question, RCODE.NOTIMP)
+        own = self._own(question) if question.q.qclass == CLASS.IN else None
         if own is not None:
             return _packed(own, question, kind)
         if self._under_way >= MOST_UNDER_WAY:

@@ -90,6 +90,8 @@ class NameServers:
     def _answers(self, container: Container, netns: int) -> Answers:
         def servers() -> Sequence[Upstream]:
             found = upstreams(container.host_config.dns or self._configured)
+            # Asked for by --dns: a question would go round until too many are under way.
+            found = [server for server in found if server != Upstream(EMBEDDED)]
             # Nothing of an internal network gets out, not through the host either.
             if self._internal(container):
                 return [server for server in found if not server.from_host]

@@ -267,12 +267,10 @@ def test_options_belong_to_the_driver_they_were_named_with(tmp_path: Path) -> No
         Catalog(),
         places(tmp_path),
         {Kind.LOGGING: Choice("json-file", {"max-size": "1m"}), Kind.IPAM: Choice("", {"a": "b"})},
-        {(Kind.SECURITY, "seccomp"): {"profile": "p.json"}},
     )
     assert found.options(Kind.LOGGING, "json-file") == {"max-size": "1m"}
     assert found.options(Kind.LOGGING, "local") == {}
     assert found.options(Kind.IPAM, "default") == {"a": "b"}
-    assert found.options(Kind.SECURITY, "seccomp") == {"profile": "p.json"}
 
 
 def test_the_survey_has_a_line_for_everything(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,22 +277,23 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Drivers:
-    """The drivers of one engine: loaded on first use, one instance each. ``options``: what Docker's
-    own keys say to a driver by name."""
+    """The drivers of one engine: loaded on first use, one instance each. ``keys``: what Docker's
+    own keys say to the drivers that they belong to (``Driver.keys``). ``absent``: kinds that the
+    operator does without."""
 
     def __init__(
         self,
         catalog: Catalog,
         places: Places,
         choices: Mapping[Kind, Choice],
-        options: Mapping[tuple[Kind, str], Mapping[str, str]] | None = None,
+        keys: Mapping[str, str] | None = None,
         absent: frozenset[Kind] = frozenset(),
     ) -> None:
         self.catalog = catalog
         self._absent = absent
         self.places = places
         self._choices = choices
-        self._options = options or {}
+        self._keys = keys or {}
         self._instances: dict[tuple[Kind, str], Driver] = {}
         self._broken: dict[tuple[Kind, str], DriverBroken] = {}
         self._defaults: dict[Kind, str] = {}
@@ -330,7 +331,7 @@ class Drivers:
     def unavailable(self, kind: Kind, name: str) -> Driver:
         """An instance of a driver that cannot work here, for what it can say; not kept."""
         driver = self.catalog.load(kind, name)
-        return driver(context(self.places, driver, self.options(kind, name)))
+        return driver(self._context(driver, name))
 
     def has(self, kind: Kind) -> bool:
         """True if a driver of ``kind`` is installed or was asked for, and the operator does not do
@@ -355,7 +356,11 @@ class Drivers:
         """Options configured for a driver: they belong to the one that was named with them."""
         choice = self._choices.get(kind, Choice())
         own = choice.options if choice.name in ("", name) else {}
-        return {**self._options.get((kind, name), {}), **own}
+        return dict(own)
+
+    def _context(self, driver: type[Driver], name: str) -> DriverContext:
+        told = {driver.keys[key]: text for key, text in self._keys.items() if key in driver.keys}
+        return context(self.places, driver, {**told, **self.options(driver.kind, name)})
 
     def _load(self, kind: Kind, name: str) -> type[Driver]:
         """The class; one that is broken stays so, since waiting for one that hangs takes long."""
@@ -368,7 +373,7 @@ class Drivers:
             raise
 
     def _make(self, driver: type[Driver], name: str) -> Driver:
-        where = context(self.places, driver, self.options(driver.kind, name))
+        where = self._context(driver, name)
         label = f"{driver.kind.value} driver {name!r}"
         try:
             probe = driver.probe(where)

@@ -187,7 +187,7 @@ def test_options_of_dockers_keys_go_to_their_drivers(read: Load) -> None:
     assert json.loads(choices[Kind.IPAM].options["default-address-pools"]) == [
         {"base": "10.0.0.0/8", "size": 24}
     ]
-    assert loaded.options() == {(Kind.SECURITY, "seccomp"): {"profile": "p.json"}}
+    assert loaded.for_plugins() == {"seccomp-profile": "p.json"}
 
 
 def test_security_and_allowed_drivers(read: Load) -> None:

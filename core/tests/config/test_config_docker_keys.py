@@ -47,8 +47,10 @@ def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
 
 
 def test_what_keys_say_to_drivers() -> None:
-    assert Config(ip_forward=False).options() == {
-        (Kind.NETWORK, "bridge"): {"ip-forward": "false"},
+    assert Config().for_plugins() == {}
+    assert Config(ip_forward=False, authorization_plugins=["a", "b"]).for_plugins() == {
+        "ip-forward": "false",
+        "authorization-plugins": "a,b",
     }
     assert Config(iptables=False).absent() == {Kind.FIREWALL}
     assert Config(firewall_backend="nftables").choices() == {Kind.FIREWALL: Choice("nftables")}

@@ -102,10 +102,12 @@ class Tls:
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.verify:
-            if os.path.exists(self.ca):
+            try:
                 context.load_verify_locations(self.ca)
-            else:
-                context.load_default_certs()
+            except OSError as error:
+                # Not the system's authorities in its place: any of them could then be the engine.
+                error.filename = self.ca
+                raise
         else:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

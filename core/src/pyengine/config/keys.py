@@ -184,20 +184,14 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
             return list(DEFAULT_DIRECTORIES)
         return [directory for directory in self.cdi_spec_dirs if directory]
 
-    def options(self) -> dict[tuple[Kind, str], dict[str, str]]:
-        """What keys of Docker's that belong to one driver say to it, by kind and name."""
-        found: dict[tuple[Kind, str], dict[str, str]] = {}
-        if self.seccomp_profile:
-            found[Kind.SECURITY, "seccomp"] = {"profile": self.seccomp_profile}
-        if self.authorization_plugins:
-            found[Kind.SECURITY, "authz"] = {"plugins": ",".join(self.authorization_plugins)}
-        if not self.ip_forward:
-            found[Kind.NETWORK, "bridge"] = {"ip-forward": "false"}
+    def for_plugins(self) -> dict[str, str]:
+        """The keys of :data:`PLUGIN_KEYS` that say something, as options of drivers are written."""
+        found = {}
+        for key in sorted(PLUGIN_KEYS):
+            value = getattr(self, FIELDS[key].name)
+            if value != getattr(_DEFAULTS, FIELDS[key].name):
+                found[key] = _as_option(value)
         return found
-
-    def required_security(self) -> list[str]:
-        """Security plugins without which this configuration would be ignored in part."""
-        return [name for kind, name in self.options() if kind is Kind.SECURITY]
 
     def absent(self) -> frozenset[Kind]:
         """Kinds of driver that the operator does without: no rules with ``iptables`` false."""
@@ -218,6 +212,12 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
 
 #: The fields of :class:`Config` by key.
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Config)}
+
+_DEFAULTS = Config()
+
+#: Docker's keys that plugins honour. Each plugin says which are its own (``Driver.keys``,
+#: ``Frontend.keys``); one that is set and that nobody honours is an error.
+PLUGIN_KEYS = frozenset({"authorization-plugins", "ip-forward", "metrics-addr", "seccomp-profile"})
 
 #: Docker's keys that choose a driver, and the kinds they choose for.
 DRIVER_KEYS = {
@@ -255,6 +255,12 @@ NOT_YET: dict[str, tuple[object, ...]] = {
     "selinux-enabled": (False,),
     "userns-remap": ("",),
 }
+
+
+def _as_option(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def split_option(item: str) -> tuple[str, str]:

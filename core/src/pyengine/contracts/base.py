@@ -98,6 +98,9 @@ class Driver(ABC):
     #: The driver's directory under the data root (``context.root``), where Docker's layout or the
     #: driver's own history wants a certain one; empty: ``<kind>/<name>``.
     directory: ClassVar[str] = ""
+    #: Docker's keys of daemon.json that are this driver's own, and the option that each becomes.
+    #: Since contract 1.1.
+    keys: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, context: DriverContext) -> None:
         self.context = context

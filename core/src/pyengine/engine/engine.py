@@ -128,7 +128,7 @@ class Engine:
         self.places = self._take_root()
         config = self.config
         self.drivers = Drivers(
-            Catalog(), self.places, config.choices(), config.options(), config.absent()
+            Catalog(), self.places, config.choices(), config.for_plugins(), config.absent()
         )
         for kind in REQUIRED + OPTIONAL:
             if kind in OPTIONAL and not self.drivers.has(kind):
@@ -151,6 +151,7 @@ class Engine:
         await asyncio.sleep(0)
         self._assemble()
         self._load_frontends()
+        self._check_keys()
         await zygote
 
     async def start(self, listeners: Sequence[Listener]) -> None:
@@ -294,13 +295,6 @@ class Engine:
     def _load_security(self) -> None:
         names = self.config.security()
         chosen = self.drivers.catalog.names(Kind.SECURITY) if names is None else names
-        for name in self.config.required_security():
-            if name not in chosen:
-                self.drivers.catalog.find(Kind.SECURITY, name)  # says what to install
-                raise ConfigError(
-                    f"security plugin {name!r} is configured and not in drivers.security",
-                    help="add it there, or leave its keys out",
-                )
         for name in chosen:
             try:
                 plugin = self.drivers.get(Kind.SECURITY, name)
@@ -322,10 +316,20 @@ class Engine:
             raise Unavailable(
                 "no API frontend is installed", help="pip install pyengine-api-docker"
             )
-        if self.config.metrics_addr and not any("metrics-addr" in f.keys for f in self._frontends):
+
+    def _check_keys(self) -> None:
+        """Every key that is a plugin's has one that honours it."""
+        honoured: set[str] = set()
+        for kind in Kind:
+            for driver in self.drivers.loaded(kind):
+                honoured.update(driver.keys)
+        for frontend in self._frontends:
+            honoured.update(frontend.keys)
+        left = sorted(set(self.config.for_plugins()) - honoured)
+        if left:
             raise ConfigError(
-                "metrics-addr is set and nothing serves metrics",
-                help="pip install pyengine-api-metrics",
+                f"{left[0]} is set and no plugin that is enabled honours it",
+                help="install or enable the one that does (pyengine drivers), or leave the key out",
             )
 
     def _contexts(self, kind: Kind) -> dict[str, DriverContext]:

@@ -16,12 +16,13 @@ from pyengine.errors import Unavailable
 from pyengine.supervisor import protocol
 from pyengine.supervisor.channel import Channel
 from pyengine.supervisor.protocol import Message, Type
-from pyengine.supervisor.records import ExecOrder, ExecRecord, ExitRecord, Hello, Step
+from pyengine.supervisor.records import ExecOrder, ExecRecord, ExitRecord, Hello, Started, Step
 
 _decode_hello = msgspec.json.Decoder(Hello).decode
 _decode_exit = msgspec.json.Decoder(ExitRecord).decode
 _decode_exec = msgspec.json.Decoder(ExecRecord).decode
 _decode_stats = msgspec.json.Decoder(RuntimeStats).decode
+_decode_started = msgspec.json.Decoder(Started).decode
 _decode_steps = msgspec.json.Decoder(list[Step]).decode
 
 
@@ -103,13 +104,13 @@ class Shim:
         payload = b"" if value is None else protocol.encode(value)
         return await self.channel.request(type, payload, descriptors)
 
-    async def start(self) -> list[Step]:
-        """Run the command; what shim and runtime did for it so far, with times.
+    async def start(self) -> Started:
+        """Run the command.
 
         When it cannot be run (``StartError``) nothing is left: shim and container are gone, and no
         callback is called."""
         try:
-            return _decode_steps((await self.request(Type.START)).payload)
+            return _decode_started((await self.request(Type.START)).payload)
         except Exception:
             if self._given_up:
                 await self.gone()

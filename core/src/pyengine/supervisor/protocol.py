@@ -54,7 +54,7 @@ class Type(enum.IntEnum):
     # daemon <-> shim
     HELLO = 30  # event (Hello), first on every connection
     NAMESPACES = 31  # event ({"pid"}), descriptor: init's network namespace
-    START = 32
+    START = 32  # -> (Started)
     KILL = 33  # ({"signal", "all"})
     PAUSE = 34
     RESUME = 35

@@ -89,6 +89,14 @@ class Step(msgspec.Struct, frozen=True):
     process: str
 
 
+class Started(msgspec.Struct, frozen=True):
+    """The command runs. ``at``: when it began, ns since the epoch by the clock that will time its
+    end. ``steps``: what shim and runtime did for it so far."""
+
+    at: int
+    steps: list[Step]
+
+
 class ExecRecord(msgspec.Struct, kw_only=True):
     """An exec as the shim knows it; ``code`` is None while it runs. ``about``: what the daemon that
     asked for it wants the next one to know."""

@@ -46,6 +46,7 @@ from pyengine.supervisor.records import (
     ExitRecord,
     Hello,
     Launch,
+    Started,
     Step,
 )
 from pyengine.supervisor.streams import Streams
@@ -329,7 +330,7 @@ class Shim:
     def _trace_steps(self, _message: Message) -> list[Step]:
         return self._steps
 
-    def _start(self, _message: Message) -> list[Step]:
+    def _start(self, _message: Message) -> Started:
         if self._status != "created":
             raise Conflict(f"container {self._launch.id[:12]} is {self._status}")
         began = time.monotonic_ns()
@@ -338,7 +339,7 @@ class Shim:
         self._status = "running"
         self._loop.tidy_later()
         self._step("start", began)
-        return self._steps
+        return Started(self._started, self._steps)
 
     def _attach(self, message: Message) -> dict[str, int]:
         wants = message.value()

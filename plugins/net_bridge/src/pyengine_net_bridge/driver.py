@@ -50,6 +50,7 @@ class BridgeDriver(NetworkDriver):
 
     name = "bridge"
     priority = 100
+    keys = {"ip-forward": "ip-forward"}
 
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pyengine.contracts.base import DriverContext, Probe, reject_unknown_options
@@ -19,6 +20,7 @@ class AuthzPlugin(SecurityPlugin):
 
     name: ClassVar[str] = "authz"
     priority: ClassVar[int] = 100
+    keys: ClassVar[Mapping[str, str]] = {"authorization-plugins": "plugins"}
 
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -41,6 +42,7 @@ class SeccompPlugin(SecurityPlugin):
 
     name: ClassVar[str] = "seccomp"
     priority: ClassVar[int] = 100
+    keys: ClassVar[Mapping[str, str]] = {"seccomp-profile": "profile"}
 
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)

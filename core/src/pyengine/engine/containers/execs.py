@@ -166,10 +166,8 @@ class Execs:
         )
 
     def _check_running(self, live: Live) -> None:
-        state = live.record.state
-        if not state.running or live.shim is None:
-            raise Conflict(f"container {live.id} is not running")
-        if state.paused:
+        live.running()
+        if live.record.state.paused:
             raise Conflict(
                 f"Container {live.record.name} is paused, unpause the container before exec"
             )

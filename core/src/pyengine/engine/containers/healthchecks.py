@@ -139,6 +139,7 @@ class HealthChecks:
             await asyncio.wait((reading,), timeout=DRAIN)
             return _result(began, code, _shown(output))
         except TimeoutError:
+            _end_group(pidfd, self._execs.get(run).pid)
             text = f"Health check exceeded timeout ({_duration(timeout)})"
             return _result(began, NO_ANSWER, f"{text}: {_shown(output)}" if output else text)
         finally:
@@ -194,6 +195,13 @@ class HealthChecks:
             self._registry.save_soon(live)
         except EngineError as error:
             log.warning("container %s is unhealthy: %s", live.id[:12], error)
+
+
+def _end_group(pidfd: int, pid: int) -> None:
+    """End a probe and what its shell has started: an exec leads a process group of its own."""
+    with contextlib.suppress(OSError):
+        signal.pidfd_send_signal(pidfd, 0)  # the number is still that process's
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _pause(live: Live, config: HealthConfig) -> float:

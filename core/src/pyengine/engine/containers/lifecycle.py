@@ -88,6 +88,7 @@ class Lifecycle:
             self._cancel_restart(live)
             live.record.manually_stopped = False
             live.record.restart_count = 0
+            live.backoff = 0.0
             await self._start(live)
 
     async def stop(self, live: Live, timeout: int | None = None, signal: str = "") -> None:
@@ -98,10 +99,8 @@ class Lifecycle:
         record = live.record
         if not record.state.running:
             if record.state.status is Status.RESTARTING:
-                self._cancel_restart(live)
-                record.manually_stopped = True
-                record.state.status = Status.EXITED
-                await self._registry.save(live)
+                await self._stay_ended(live)
+                self._emit(live, "stop")
                 return
             raise NotModified(f"container {live.id} is not running")
         number = signal_number(signal or record.config.stop_signal or "SIGTERM")
@@ -129,12 +128,18 @@ class Lifecycle:
         """Send a signal; for SIGKILL, wait until the container has ended."""
         record = live.record
         number = signal_number(signal or "SIGKILL")
+        own = record.config.stop_signal
+        # As Docker has it: without a stop signal of its own any signal is meant to end it.
+        final = not own or number in (signals.SIGKILL, signal_number(own))
+        if record.state.status is Status.RESTARTING:
+            if final:
+                await self._stay_ended(live)
+            return
         if not record.state.running:
             raise Conflict(
                 f"cannot kill container: {record.name}: container {live.id} is not running"
             )
-        stop_signal = signal_number(record.config.stop_signal or "SIGTERM")
-        if number in (signals.SIGKILL, stop_signal):
+        if final:
             record.manually_stopped = True
         await self._signal(live, number)
         if number == signals.SIGKILL:
@@ -174,7 +179,7 @@ class Lifecycle:
                 await asyncio.shield(self._unpause(live))
 
     async def _pause(self, live: Live) -> None:
-        shim = self._running(live, "pause")
+        shim = live.running()
         if live.record.state.paused:
             raise Conflict(f"Container {live.id} is already paused")
         await shim.pause()
@@ -186,7 +191,7 @@ class Lifecycle:
     async def _unpause(self, live: Live) -> None:
         if not live.record.state.paused:
             raise Conflict(f"Container {live.id} is not paused")
-        shim = self._running(live, "unpause")
+        shim = live.running()
         await shim.resume()
         live.record.state.status = Status.RUNNING
         await self._registry.save(live)
@@ -263,7 +268,8 @@ class Lifecycle:
             for pending in live.pending:
                 await pending.connect(shim)
             mark = time.monotonic_ns()
-            live.steps += await shim.start()
+            started = await shim.start()
+            live.steps += started.steps
             self._bundles.launched(record.id)
             self._step(live, "start", mark)
         except BaseException as error:
@@ -277,7 +283,7 @@ class Lifecycle:
         state.exit_code = 0
         state.error = ""
         state.oom_killed = False
-        state.started_at = timestamps.now()
+        state.started_at = timestamps.render(started.at)
         self.running(live)
         self._registry.save_soon(live)
         self._emit(live, "start")
@@ -359,11 +365,15 @@ class Lifecycle:
         record.phase = "ending"
         self.ended(live)
         note_end(state, end)
+        # Decided before anybody hears of the end: who does looks at the state then.
+        again = self._shall_restart(live)
+        if again:
+            state.status = Status.RESTARTING
         if end.log_dropped:
             log.warning("container %s: %d bytes of log were lost", live.id[:12], end.log_dropped)
         for exec_record in end.execs:
             self._exec_exited(live, exec_record.exec_id, exec_record.code or 0)
-        live.cleanup = asyncio.create_task(self._after_exit(live))
+        live.cleanup = asyncio.create_task(self._after_exit(live, again))
         live.exited.set()
         self._registry.save_soon(live)
         attributes = {"exitCode": str(end.code)}
@@ -400,8 +410,9 @@ class Lifecycle:
             state_dir=files.directory,
         )
 
-    async def _after_exit(self, live: Live) -> None:
-        """What an exit leaves behind: the network at once, the rest in ``live.settling``."""
+    async def _after_exit(self, live: Live, again: bool) -> None:
+        """What an exit leaves behind: the network at once, the rest in ``live.settling``.
+        ``again``: its policy wants it to run, unless somebody has stopped it meanwhile."""
         record = live.record
         for run in live.execs.values():
             run.running = False
@@ -410,9 +421,7 @@ class Lifecycle:
         what = f"container {live.id[:12]}"
         live.settling = self._background.run(self._settle(live, shim), what)
         record.phase = ""
-        again = self._shall_restart(live)
-        if again:
-            record.state.status = Status.RESTARTING
+        again = again and record.state.status is Status.RESTARTING
         if record.host_config.auto_remove and not again:
             await self._removals.remove(live, volumes=True)
             return
@@ -435,8 +444,9 @@ class Lifecycle:
 
     # -- restart policies ----------------------------------------------------------------------
 
-    def _shall_restart(self, live: Live) -> bool:
-        """Decide by the policy, and set ``live.backoff`` to the delay."""
+    def _shall_restart(self, live: Live, *, started: bool = True) -> bool:
+        """Decide by the policy, and set ``live.backoff`` to the delay: it grows with each end that
+        comes soon, and with each start that fails (``started`` False)."""
         record = live.record
         policy = record.host_config.restart_policy
         if record.manually_stopped or self.closing or live.removed:
@@ -449,7 +459,7 @@ class Lifecycle:
         elif policy.name not in ("always", "unless-stopped"):
             return False
         ran = timestamps.parse(record.state.finished_at) - timestamps.parse(record.state.started_at)
-        if ran >= BACKOFF_RESET * 1e9 or not live.backoff:
+        if (started and ran >= BACKOFF_RESET * 1e9) or not live.backoff:
             live.backoff = BACKOFF_FIRST
         else:
             live.backoff = min(live.backoff * 2, BACKOFF_MOST)
@@ -468,9 +478,19 @@ class Lifecycle:
                 await self._start(live)
             except EngineError as error:
                 log.warning("container %s: restart failed: %s", live.id[:12], error)
-                if self._shall_restart(live):
+                if self._shall_restart(live, started=False):
                     record.state.status = Status.RESTARTING
+                    self._registry.save_soon(live)
                     live.restart = asyncio.create_task(self._restart_later(live, live.backoff))
+                else:
+                    live.wake("not-running", record.state.exit_code, record.state.error)
+
+    async def _stay_ended(self, live: Live) -> None:
+        """One that waits for its next start is stopped for good."""
+        self._cancel_restart(live)
+        live.record.manually_stopped = True
+        live.wake("not-running", live.record.state.exit_code)
+        await self._registry.save(live)
 
     def _cancel_restart(self, live: Live) -> None:
         if live.restart is not None:
@@ -503,11 +523,6 @@ class Lifecycle:
         except TimeoutError:
             return False
         return True
-
-    def _running(self, live: Live, verb: str) -> Shim:
-        if live.shim is None or not live.record.state.running:
-            raise Conflict(f"container {live.id} is not running")
-        return live.shim
 
     def _exec_exited(self, live: Live, exec_id: str, code: int) -> None:
         run = live.execs.get(exec_id)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pyengine.engine.model import Container, Exec
+from pyengine.engine.model import Container, Exec, Status
 from pyengine.engine.names import resolve
 from pyengine.errors import Conflict
 from pyengine.state.database import Database, Delete, Put
@@ -53,6 +53,16 @@ class Live:
     @property
     def id(self) -> str:
         return self.record.id
+
+    def running(self) -> Shim:
+        """Its shim; ``Conflict`` in Docker's words unless it runs."""
+        if self.record.state.status is Status.RESTARTING:
+            raise Conflict(
+                f"Container {self.id} is restarting, wait until the container is running"
+            )
+        if self.shim is None or not self.record.state.running:
+            raise Conflict(f"container {self.id} is not running")
+        return self.shim
 
     def wake(self, condition: str, code: int, error: str = "") -> None:
         """Answer everybody who waits for ``condition``."""

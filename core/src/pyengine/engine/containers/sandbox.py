@@ -115,20 +115,23 @@ class Sandboxes:
         serving: Awaitable[None] | None = None
         if embedded(container):
             serving = asyncio.ensure_future(self._name_servers.open(container, netns))
-        for number, name in enumerate(container.networks):
-            await self._networks.join(container, name, f"eth{number}", name == main, netns)
-        for number, settings in enumerate(container.networks.values()):
-            if linksysctls.OPTION in (settings.driver_opts or {}):
-                await on_thread("sysctl", linksysctls.apply, settings, f"eth{number}", netns)
-        if main:
-            await self._networks.open(container, main, container.published)
-        for name in container.networks:
-            if name != main:
-                await self._networks.open(container, name, [])
-        if container.published:
-            await self._published()
-        if serving is not None:
-            await serving
+        try:
+            for number, name in enumerate(container.networks):
+                await self._networks.join(container, name, f"eth{number}", name == main, netns)
+            for number, settings in enumerate(container.networks.values()):
+                if linksysctls.OPTION in (settings.driver_opts or {}):
+                    await on_thread("sysctl", linksysctls.apply, settings, f"eth{number}", netns)
+            if main:
+                await self._networks.open(container, main, container.published)
+            for name in container.networks:
+                if name != main:
+                    await self._networks.open(container, name, [])
+            if container.published:
+                await self._published()
+        finally:
+            # Whoever undoes a start that failed has to find it.
+            if serving is not None:
+                await serving
         self._names.changed()
 
     async def close(self, container: Container) -> None:

@@ -290,7 +290,7 @@ class Containers:
         live = self._registry.live(ref)
         status = live.record.state.status
         if status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING) and not force:
-            what = "paused" if status is Status.PAUSED else "running"
+            what = status.value
             advice = (
                 " and must be unpaused first"
                 if status is Status.PAUSED
@@ -366,7 +366,9 @@ class Containers:
             raise InvalidParameter(f'invalid condition: "{condition}"')
         live = self._registry.live(ref)
         future: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
-        if condition == "not-running" and not live.record.state.running:
+        state = live.record.state
+        # One that is about to run again is waited for, as dockerd does.
+        if condition == "not-running" and not (state.running or state.status is Status.RESTARTING):
             future.set_result((live.record.state.exit_code, live.record.state.error))
         else:
             live.waiters.setdefault(condition, []).append(future)
@@ -462,10 +464,7 @@ class Containers:
 
     async def top(self, ref: str, ps_args: str) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """(titles, a row per process), as the host's ``ps`` has them."""
-        live = self._registry.live(ref)
-        if live.shim is None or not live.record.state.running:
-            raise Conflict(f"container {live.id} is not running")
-        return await top(await live.shim.ps(), ps_args)
+        return await top(await self._registry.live(ref).running().ps(), ps_args)
 
     async def stats(self, ref: str) -> RuntimeStats:
         """Counters of a running container; of one that does not run: all unknown."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 
 from pyengine.engine.containers.resolv import EMBEDDED, Upstream, upstreams
 from pyengine.engine.model import Container
@@ -57,12 +59,12 @@ class NameServers:
         is no reason not to run a container: it is logged."""
         if container.id in self._serving:
             return
-        own = os.dup(netns)
+        own = _Namespace(netns)
         try:
             udp, tcp = await asyncio.to_thread(_listen, own, 0)
             try:
                 port = udp.getsockname()[1]
-                if not await self._redirect(own, EMBEDDED, PORT, port):
+                if not await self._redirect(netns, EMBEDDED, PORT, port):
                     udp.close()
                     tcp.close()
                     udp, tcp = await asyncio.to_thread(_listen, own, PORT)
@@ -73,8 +75,11 @@ class NameServers:
                 tcp.close()
                 raise
         except (OSError, EngineError) as error:
-            os.close(own)
+            own.close()
             log.error("container %s has no name server: %s", container.id[:12], error)
+        except BaseException:
+            own.close()
+            raise
         else:
             self._serving[container.id] = server
 
@@ -87,7 +92,7 @@ class NameServers:
         for id in list(self._serving):
             self.close(id)
 
-    def _answers(self, container: Container, netns: int) -> Answers:
+    def _answers(self, container: Container, netns: _Namespace) -> Answers:
         def servers() -> Sequence[Upstream]:
             found = upstreams(container.host_config.dns or self._configured)
             # Asked for by --dns: a question would go round until too many are under way.
@@ -98,7 +103,7 @@ class NameServers:
             return found
 
         def connect(server: Upstream, kind: socket.SocketKind) -> socket.socket:
-            with contextlib.nullcontext() if server.from_host else inside(netns):
+            with contextlib.nullcontext() if server.from_host else netns.entered():
                 family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
                 sock = socket.socket(family, kind)
             sock.setblocking(False)
@@ -113,8 +118,31 @@ class NameServers:
         return Answers(container, self._names, servers, connect)
 
 
+class _Namespace:
+    """A container's network namespace, for threads that make sockets in it. After ``close`` none
+    enters: the number of the descriptor may be that of another container's by then."""
+
+    def __init__(self, netns: int) -> None:
+        self._fd = os.dup(netns)
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        with self._lock:
+            if self._fd < 0:
+                raise OSError(errno.EBADF, "the container has ended")
+            with inside(self._fd):
+                yield
+
+    def close(self) -> None:
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+
 class _NameServer(asyncio.DatagramProtocol):
-    def __init__(self, netns: int, udp: socket.socket, tcp: socket.socket) -> None:
+    def __init__(self, netns: _Namespace, udp: socket.socket, tcp: socket.socket) -> None:
         self._netns = netns
         self._udp, self._tcp = udp, tcp
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,7 +159,7 @@ class _NameServer(asyncio.DatagramProtocol):
         self._server.close()
         for task in self._tasks:
             task.cancel()
-        os.close(self._netns)
+        self._netns.close()
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if len(self._tasks) < MOST_DATAGRAMS:
@@ -172,9 +200,9 @@ class _NameServer(asyncio.DatagramProtocol):
         task.add_done_callback(self._tasks.discard)
 
 
-def _listen(netns: int, port: int) -> tuple[socket.socket, socket.socket]:
+def _listen(netns: _Namespace, port: int) -> tuple[socket.socket, socket.socket]:
     """Sockets for UDP and TCP on one port of 127.0.0.11 in the namespace; 0: any."""
-    with inside(netns):
+    with netns.entered():
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             _loopback_up(udp)

@@ -6,14 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pyengine.bases.loglines import LineSplitter
 from pyengine.contracts.logging import STDERR, STDOUT, LogWriter
 from pyengine.faults import failpoint
 from pyengine_log_json_file.compress import SUFFIX, Compressor
 from pyengine_log_json_file.encode import escape, quote, timestamp
 from pyengine_log_json_file.options import Options
-
-#: A line longer than this becomes several records, of which only the last ends in a newline.
-LINE_LIMIT = 16 * 1024
 
 _BEGIN = b'{"log":"'
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -21,9 +19,7 @@ _STREAMS = {STDOUT: b"stdout", STDERR: b"stderr"}
 
 
 class JsonFileWriter(LogWriter):
-    """What is unfinished in a chunk waits for its newline, for 16 KiB, or for ``flush``.
-
-    All lines that one call completes carry that call's time. A file is rotated when a record is
+    """All lines that one call completes carry that call's time. A file is rotated when a record is
     due and the file has reached ``size``, as Docker does it.
     """
 
@@ -36,7 +32,7 @@ class JsonFileWriter(LogWriter):
         self._tails = {
             stream: b'","stream":"' + name + b'"' + middle for stream, name in _STREAMS.items()
         }
-        self._pending = {STDOUT: bytearray(), STDERR: bytearray()}
+        self._lines = LineSplitter(self._put)
         self._time = 0
         self._lost = 0
         self._untold = 0
@@ -50,25 +46,10 @@ class JsonFileWriter(LogWriter):
 
     def write(self, stream: int, chunk: bytes, time: int) -> None:
         self._time = time
-        pending = self._pending[stream]
-        end = chunk.rfind(b"\n") + 1
-        if not end:
-            pending += chunk
-            if len(pending) >= LINE_LIMIT:
-                self._long(stream, pending)
-            return
-        block = bytes(pending) + chunk[:end] if pending else chunk[:end]
-        pending[:] = chunk[end:]
-        self._lines(stream, block)
-        if len(pending) >= LINE_LIMIT:
-            self._long(stream, pending)
+        self._lines.write(stream, chunk)
 
     def flush(self) -> None:
-        for stream, pending in self._pending.items():
-            if pending:
-                rest = bytes(pending)
-                pending.clear()
-                self._put(stream, rest, whole=False)
+        self._lines.flush()
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -81,34 +62,7 @@ class JsonFileWriter(LogWriter):
     def dropped(self) -> int:
         return self._lost
 
-    def _lines(self, stream: int, block: bytes) -> None:
-        """``block`` ends in a newline. Most have no line over the limit and go out in one piece."""
-        start = position = 0
-        while len(block) - position > LINE_LIMIT:
-            # Steps from line start to line start, as far as a window reaches, so that an
-            # overlong line is met at its first byte.
-            newline = block.rfind(b"\n", position, position + LINE_LIMIT + 1)
-            if newline >= 0:
-                position = newline + 1
-                continue
-            if start < position:
-                self._put(stream, block[start:position])
-            newline = block.index(b"\n", position)
-            line = bytearray(block[position:newline])
-            self._long(stream, line)
-            self._put(stream, bytes(line) + b"\n")
-            start = position = newline + 1
-        if start < len(block):
-            self._put(stream, block[start:])
-
-    def _long(self, stream: int, line: bytearray) -> None:
-        """Write full pieces of ``line``, leaving in it what is shorter than the limit."""
-        while len(line) >= LINE_LIMIT:
-            cut = _sequence_start(line, LINE_LIMIT)
-            self._put(stream, bytes(line[:cut]), whole=False)
-            del line[:cut]
-
-    def _put(self, stream: int, raw: bytes, whole: bool = True) -> None:
+    def _put(self, stream: int, raw: bytes, whole: bool) -> None:
         """Append ``raw``: lines, each a record (``whole``), or one record without newline."""
         end = self._tails[stream] + timestamp(self._time) + b'"}\n'
         if whole:
@@ -221,14 +175,6 @@ def _quietly(call: Callable[..., None], *names: str) -> None:
         call(*names)
     except FileNotFoundError:
         pass
-
-
-def _sequence_start(line: bytearray, cut: int) -> int:
-    """``cut``, or up to three bytes before it, so that it divides no UTF-8 sequence."""
-    for back in range(4):
-        if cut - back < len(line) and line[cut - back] & 0xC0 != 0x80:
-            return cut - back
-    return cut
 
 
 def _repair(fd: int) -> int:

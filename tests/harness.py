@@ -47,6 +47,9 @@ class EngineProcess:
         self.run = root / "run"
         self.socket = root / "s.sock"
         self.log = root / "daemon.log"
+        #: Flags that say where it lives; a daemon.json that says so itself does without.
+        self.places = ["--data-root", str(self.data), "--exec-root", str(self.run),
+                       "-H", f"unix://{self.socket}"]  # fmt: skip
         self.flags = list(flags)
         self.env = dict(env or {})
         self.namespace = f"petest{os.getpid()}-{id(self) & 0xFFFFFF:x}"
@@ -67,8 +70,7 @@ class EngineProcess:
         command = [
             "nsenter", f"--net=/run/netns/{self.namespace}", "--",
             self.python, "-m", "pyengine", "daemon",
-            "--data-root", str(self.data), "--exec-root", str(self.run),
-            "-H", f"unix://{self.socket}", *self.flags, *flags,
+            *self.places, *self.flags, *flags,
         ]  # fmt: skip
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(

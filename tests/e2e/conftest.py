@@ -16,8 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 from harness import EngineProcess, Failed, leftovers
+
+from pyengine.config.schema import schema
 
 if TYPE_CHECKING:
     from tests.registries.lab import Lab
@@ -43,6 +46,34 @@ def engine(
         assert leftovers(process) == []
     finally:
         process.dispose()
+
+
+@pytest.fixture
+def engine_with(tmp_path: Path, docker_binary: str, busybox: Path) -> Iterator[Any]:
+    """Makes an engine whose daemon.json has these keys, written with underscores.
+
+    Forwarding is off in its network namespace, so that what switches it on is seen.
+    """
+    made: list[EngineProcess] = []
+
+    def make(**values: Any) -> EngineProcess:
+        place, file = tmp_path / f"e{len(made)}", tmp_path / "daemon.json"
+        plain = {key.replace("_", "-"): value for key, value in values.items()}
+        jsonschema.validate(plain, schema())
+        file.write_text(json.dumps(plain))
+        place.mkdir()
+        engine = EngineProcess(place, docker_binary, "--config-file", str(file))
+        made.append(engine)
+        engine.in_namespace("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
+        if {"hosts", "data-root", "exec-root"} <= plain.keys():
+            engine.places = []
+        engine.start()
+        engine.docker("import", "-c", "CMD sh", str(busybox), "busybox:latest")
+        return engine
+
+    yield make
+    for engine in made:
+        engine.dispose()
 
 
 class Docker:

@@ -8,43 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from harness import EngineProcess
-
-from pyengine.config.schema import schema
-
-BRIDGE = "com.docker.network.bridge"
-
-
-def configured(root: Path, docker: str, busybox: Path, values: dict[str, Any]) -> EngineProcess:
-    """An engine with ``values`` as its daemon.json."""
-    jsonschema.validate(values, schema())
-    engine = EngineProcess(root / "e", docker, "--config-file", str(root / "daemon.json"))
-    engine.root.mkdir()
-    (root / "daemon.json").write_text(json.dumps(values))
-    engine.in_namespace("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
-    try:
-        engine.start()
-        engine.docker("import", "-c", "CMD sh", str(busybox), "busybox:latest")
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
-
-
-@pytest.fixture
-def engine_with(tmp_path: Path, docker_binary: str, busybox: Path) -> Any:
-    made: list[EngineProcess] = []
-
-    def make(**values: Any) -> EngineProcess:
-        plain = {key.replace("_", "-"): value for key, value in values.items()}
-        made.append(configured(tmp_path, docker_binary, busybox, plain))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.dispose()
 
 
 def forwards(engine: EngineProcess) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Site, eventually
+from tests.registries import images
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +90,26 @@ def test_debug_is_switched(site: Site) -> None:
     site.reload(debug=False)
     assert logged(site, since, "debug: the flag's True is used, not False")
     assert info(site)["Debug"] is True
+
+
+def test_how_many_transfers_go_on_at_once(site: Site) -> None:
+    plain = site.lab.plain()
+    source, target = site.lab.proxy(plain), site.lab.proxy(plain)
+    source.pause = target.pause = 0.05
+    site.lab.put(plain, "atonce", "1", images.large_image(4, 20_000))
+    name = source.name("atonce:1")
+
+    def most(downloads: int, uploads: int) -> tuple[int, int]:
+        """Transfers at once of a pull, and of a push to another host."""
+        site.reload(max_concurrent_downloads=downloads, max_concurrent_uploads=uploads)
+        copy = target.name(f"copy{uploads}:1")
+        source.log.clear()
+        target.log.clear()
+        site("pull", name)
+        site("tag", name, copy)
+        site("push", copy)
+        site("rmi", name, copy)
+        return source.most_at_once("GET"), target.most_at_once("PUT", "PATCH")
+
+    assert most(1, 2) == (1, 2)
+    assert most(3, 1) == (3, 1)

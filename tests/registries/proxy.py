@@ -23,11 +23,16 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer",
 
 @dataclass
 class Logged:
-    """One request: ``sent`` bytes of the answer's body went out, which were ``whole`` or not."""
+    """One request: ``sent`` bytes of the answer's body went out, which were ``whole`` or not.
+
+    ``began`` and ``ended`` are in seconds of one clock.
+    """
 
     method: str
     path: str
     range: str
+    began: float = 0.0
+    ended: float = 0.0
     status: int = 0
     sent: int = 0
     whole: bool = False
@@ -82,6 +87,7 @@ class ChaosProxy:
     """Listens in the loop's namespace and forwards to ``upstream`` (``http://host:port``).
 
     ``rate``: bytes of bodies a second for all connections together; 0: as fast as it goes.
+    ``pause``: seconds that every request waits first.
     """
 
     def __init__(self, loop: NamespaceLoop, upstream: str, listen: str = "127.0.0.1") -> None:
@@ -91,6 +97,7 @@ class ChaosProxy:
         self._alarm: tuple[int, Callable[[], None]] | None = None
         self._due = 0.0
         self.rate = 0
+        self.pause = 0.0
         self.log: list[Logged] = []
         self.faults: list[Fault] = []
         self.host = f"{listen}:{loop.serve(self._answer, listen)}"
@@ -121,6 +128,14 @@ class ChaosProxy:
         """The requests that fetched (a part of) a blob."""
         return [one for one in list(self.log) if one.method == "GET" and one.blob]
 
+    def most_at_once(self, *methods: str) -> int:
+        """How many transfers of blobs by these methods went on at the same time, at the most."""
+        spans = [(one.began, one.ended) for one in list(self.log)
+                 if one.method in methods and "/blobs/" in one.path]  # fmt: skip
+        return max(
+            (sum(begin <= moment < end for begin, end in spans) for moment, _ in spans), default=0
+        )
+
     def close(self) -> None:
         async def close() -> None:
             if self._session:
@@ -131,8 +146,16 @@ class ChaosProxy:
     # -- one request -------------------------------------------------------------------------------
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        entry = Logged(request.method, request.path, request.headers.get("Range", ""))
+        clock = asyncio.get_running_loop().time
+        entry = Logged(request.method, request.path, request.headers.get("Range", ""), clock())
         self.log.append(entry)
+        try:
+            await asyncio.sleep(self.pause)
+            return await self._answered(request, entry)
+        finally:
+            entry.ended = clock()
+
+    async def _answered(self, request: web.Request, entry: Logged) -> web.StreamResponse:
         fault = next((f for f in self.faults if f.takes(request)), Fault("", 0))
         if fault.loop:
             # A different address each time: no client may count on seeing the same twice.

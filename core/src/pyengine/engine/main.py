@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyengine import __version__, config
+from pyengine import __version__, config, timestamps
 from pyengine.config.schema import schema
 from pyengine.contracts.frontend import Listener
 from pyengine.engine import listening
@@ -235,16 +235,24 @@ def _take_over(settings: config.Config) -> dict[str, socket.socket]:
         os.close(lock)
 
 
+class _JsonLines(logging.Formatter):
+    """``log-format`` json: an object a line, with dockerd's keys (level, msg, time)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        when = timestamps.render(int(record.created * 10**9))
+        return json.dumps({"level": record.levelname.lower(), "msg": text, "time": when})
+
+
 def _set_up_logging(settings: config.Config) -> None:
     logging.basicConfig(
         level=_level(settings),
         stream=sys.stderr,
-        format=(
-            '{"time":"%(asctime)s","level":"%(levelname)s","msg":"%(message)s"}'
-            if settings.log_format == "json"
-            else "%(asctime)s %(levelname)s %(name)s: %(message)s"
-        ),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    if settings.log_format == "json":
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_JsonLines("%(name)s: %(message)s"))
 
 
 def _level(settings: config.Config) -> str:

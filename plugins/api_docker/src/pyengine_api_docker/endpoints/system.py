@@ -26,7 +26,7 @@ _KINDS = frozenset({"container", "image", "volume", "build-cache"})
 async def ping(call: Call) -> web.StreamResponse:
     headers = CIMultiDict(
         {
-            "Builder-Version": "2",
+            "Builder-Version": "2" if call.engine.config.features.get("buildkit", True) else "1",
             "Cache-Control": "no-cache, no-store, must-revalidate",
             "Content-Type": "text/plain; charset=utf-8",
             "Pragma": "no-cache",

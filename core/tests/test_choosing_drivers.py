@@ -22,12 +22,14 @@ from pyengine.errors import (
     DriverMissing,
     DriverUnavailable,
     EngineError,
+    InvalidParameter,
 )
 from pyengine.testing.distributions import distribution
 
 GOOD = """
 from pyengine.contracts.base import Probe
 from pyengine.contracts.volume import VolumeDriver
+from pyengine.errors import InvalidParameter
 
 class Good(VolumeDriver):
     name = "good"
@@ -61,6 +63,11 @@ class Talks(Good):
     def probe(cls, context):
         print("hello from a probe")
         return Probe(True)
+class Picky(Good):
+    priority = 95
+    def __init__(self, context):
+        super().__init__(context)
+        if context.options: raise InvalidParameter("it takes no options")
 class Late(Good):
     priority = 90
     @classmethod
@@ -233,6 +240,25 @@ def test_without_a_choice_the_best_that_works_is_taken(
     assert found.get(Kind.VOLUME) is found.get(Kind.VOLUME, "good")
 
 
+def test_options_that_are_refused_are_no_reason_to_take_another(
+    add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drivers, "discover", lambda groups: _only(groups, "fake-"), raising=True)
+    add(
+        "fake-picky", {"picky": "fake_picky:Picky", "good": "fake_picky:Good"},
+        fake_picky=UNAVAILABLE,
+    )  # fmt: skip
+    choices = {Kind.VOLUME: Choice("", {"colour": "red"})}
+    with pytest.raises(InvalidParameter, match="it takes no options"):
+        Drivers(Catalog(), places(tmp_path), choices).default(Kind.VOLUME)
+    # Those of nobody by name are the default's alone.
+    add("fake-easy", {"easy": "fake_easy:Easy"},
+        fake_easy=GOOD + "class Easy(Good): priority = 99")  # fmt: skip
+    found = Drivers(Catalog(), places(tmp_path), choices)
+    assert found.get(Kind.VOLUME).context.options == {"colour": "red"}
+    assert found.get(Kind.VOLUME, "picky").context.options == {}
+
+
 def test_when_nothing_works_every_reason_is_named(
     add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,7 +353,7 @@ def configured(tmp_path: Path, **values: object) -> None:
                                                       for k, v in values.items()}))  # fmt: skip
 
 
-MISSING = "pyengine daemon: no storage driver 'foo' is installed: installed: "
+MISSING = ": no storage driver 'foo' is installed: installed: "
 INSTALL = "(if a package provides it, install that: pip install pyengine-storage-foo)"
 
 
@@ -344,8 +370,10 @@ def test_a_chosen_driver_that_is_missing_ends_the_daemon_wherever_it_was_chosen(
         done = pyengine(*words, tmp_path=tmp_path)
         assert done.returncode == 1, done.stderr
         last = done.stderr.splitlines()[-1]
-        assert last.startswith(MISSING), done.stderr
-        assert last.endswith(INSTALL)
+        key, found, _ = last.strip().partition(MISSING)
+        assert found, done.stderr
+        assert key in ("storage-driver", "drivers.storage")
+        assert INSTALL in last
         assert "Traceback" not in done.stderr
 
 
@@ -362,7 +390,9 @@ def test_daemon_json_chooses_with_dockers_key_and_ours(
     configured(tmp_path, **values)
     done = pyengine(*daemon(tmp_path), tmp_path=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(MISSING)
+    key, found, _ = done.stderr.splitlines()[-1].strip().partition(MISSING)
+    assert found
+    assert key == ("drivers.storage" if "drivers" in values else "storage-driver")
 
 
 def test_a_chosen_driver_that_is_broken_ends_the_daemon(add: Add, tmp_path: Path) -> None:
@@ -371,8 +401,9 @@ def test_a_chosen_driver_that_is_broken_ends_the_daemon(add: Add, tmp_path: Path
     done = pyengine(*daemon(tmp_path, "--driver", "storage=bad"), tmp_path=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "pyengine daemon: storage driver 'bad' cannot be imported: package fake-bad 1.0: "
-        "RuntimeError: boom (reinstall it: pip install --force-reinstall fake-bad)"
+        "  drivers.storage: storage driver 'bad' cannot be imported: package fake-bad 1.0: "
+        "RuntimeError: boom (reinstall it: pip install --force-reinstall fake-bad) "
+        "(nothing was started)"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,40 @@ def test_a_bad_file_is_refused_whole(
             assert word in engine.tail()
     finally:
         subprocess.run(["ip", "netns", "del", engine.namespace], check=False)
+
+
+def test_all_that_drivers_refuse_is_said_before_anything_starts(tmp_path: Path) -> None:
+    """By ``--validate`` and by a start; a profile that cannot be read is the plugin's to find."""
+    file = tmp_path / "daemon.json"
+    (tmp_path / "profile.json").write_text("{]")
+    values = {
+        "log-opts": {"max-sise": "1m"},
+        "storage-opts": ["overlay2.colour=red"],
+        "storage-driver": "overlay2",
+        "default-address-pools": [{"base": "here", "size": 24}],
+        "seccomp-profile": str(tmp_path / "profile.json"),
+        "default-runtime": "nonsuch",
+        "drivers": {"network": {"allow": ["bridge", "brigde"]}},
+        "labels": ["x"],
+        "data-root": str(tmp_path / "data"),
+        "exec-root": str(tmp_path / "run"),
+    }
+    file.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "pyengine", "daemon", "--config-file", str(file)]
+    for flags in ([], ["--validate"]):
+        done = subprocess.run(
+            [*command, *flags], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        for line in (
+            "'labels': bad attribute format: 'x'",
+            "log-opts: unknown log opt 'max-sise' for json-file log driver",
+            "storage-opts: unknown option 'overlay2.colour' for storage driver 'overlay2'",
+            "default-address-pools: invalid default-address-pools for ipam driver 'default': "
+            "'here' does not appear",
+            f"seccomp-profile: the seccomp profile {tmp_path}/profile.json is invalid",
+            "default-runtime: no runtime driver 'nonsuch' is installed",
+            "drivers.network.allow: no network driver 'brigde' is installed",
+        ):
+            assert line in done.stderr
+    assert not (tmp_path / "data").exists()

@@ -31,6 +31,7 @@ from pyengine.errors import (
     DriverMissing,
     DriverUnavailable,
     EngineError,
+    InvalidParameter,
 )
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class Catalog:
 
     def __init__(self) -> None:
         self._installed: dict[tuple[Kind, str], list[Installed]] = {}
+        self._broken: dict[Installed, DriverBroken] = {}
         groups = {group(kind): kind for kind in Kind}
         for name, entries in discover(groups).items():
             for entry in entries:
@@ -148,10 +150,17 @@ class Catalog:
         """Import a driver's class.
 
         Raises ``DriverBroken`` when its import fails, takes longer than ``deadline`` seconds or
-        starts a thread, or when what it names is not a driver of that kind.
+        starts a thread, or when what it names is not a driver of that kind. One that is broken
+        stays so, since waiting for one that hangs takes long.
         """
         item = self.find(kind, name)
-        return load_class(item, deadline)
+        if item in self._broken:
+            raise self._broken[item]
+        try:
+            return load_class(item, deadline)
+        except DriverBroken as error:
+            self._broken[item] = error
+            raise
 
 
 def load_class(item: Installed, deadline: float = IMPORT_DEADLINE) -> type[Driver]:
@@ -295,7 +304,6 @@ class Drivers:
         self._choices = choices
         self._keys = keys or {}
         self._instances: dict[tuple[Kind, str], Driver] = {}
-        self._broken: dict[tuple[Kind, str], DriverBroken] = {}
         self._defaults: dict[Kind, str] = {}
 
     def default(self, kind: Kind) -> str:
@@ -317,7 +325,7 @@ class Drivers:
         name = name or self.default(kind)
         instance = self._instances.get((kind, name))
         if instance is None:
-            instance = self._make(self._load(kind, name), name)
+            instance = self._make(self.catalog.load(kind, name), name)
             self._instances[kind, name] = instance
         return instance
 
@@ -353,24 +361,15 @@ class Drivers:
             driver.close()
 
     def options(self, kind: Kind, name: str) -> dict[str, str]:
-        """Options configured for a driver: they belong to the one that was named with them."""
+        """Options configured for a driver: they belong to the one that was named with them, or to
+        the default one."""
         choice = self._choices.get(kind, Choice())
-        own = choice.options if choice.name in ("", name) else {}
-        return dict(own)
+        owner = choice.name or self._defaults.get(kind, name)
+        return dict(choice.options) if name == owner else {}
 
     def _context(self, driver: type[Driver], name: str) -> DriverContext:
         told = {driver.keys[key]: text for key, text in self._keys.items() if key in driver.keys}
         return context(self.places, driver, {**told, **self.options(driver.kind, name)})
-
-    def _load(self, kind: Kind, name: str) -> type[Driver]:
-        """The class; one that is broken stays so, since waiting for one that hangs takes long."""
-        if (kind, name) in self._broken:
-            raise self._broken[kind, name]
-        try:
-            return self.catalog.load(kind, name)
-        except DriverBroken as error:
-            self._broken[kind, name] = error
-            raise
 
     def _make(self, driver: type[Driver], name: str) -> Driver:
         where = self._context(driver, name)
@@ -392,7 +391,7 @@ class Drivers:
         reasons: list[str] = []
         for name in self.catalog.names(kind):
             try:
-                driver = self._load(kind, name)
+                driver = self.catalog.load(kind, name)
             except DriverBroken as error:
                 log.warning("%s", error.message())
                 reasons.append(f"{name}: {error.brief}")
@@ -402,6 +401,10 @@ class Drivers:
             try:
                 self.get(kind, name)
                 return name
+            except InvalidParameter:
+                # It works here and refuses its options: the operator's mistake, not a reason to
+                # take another.
+                raise
             except EngineError as error:
                 reasons.append(f"{name}: {error.detail or error.brief}")
         raise DriverUnavailable(

@@ -56,6 +56,9 @@ def test_what_keys_say_to_drivers() -> None:
     assert Config(firewall_backend="nftables").choices() == {Kind.FIREWALL: Choice("nftables")}
 
 
+HERE = Path(__file__)
+
+
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
@@ -73,12 +76,74 @@ def test_what_keys_say_to_drivers() -> None:
         ({"shutdown-timeout": -1}, "invalid shutdown timeout: -1"),
         ({"drivers": {"storage": {"nmae": "vfs"}}}, "unknown field `nmae`"),
         ({"oom-score-adjust": 1001}, "invalid value 1001: -1000 to 1000"),
+        ({"mtu": 67}, "invalid mtu: 67: 68 to 65535"),
+        ({"max-concurrent-uploads": -1}, "invalid max concurrent uploads: -1"),
+        ({"data-root": "here"}, "'here' is no absolute path"),
+        ({"exec-root": "./run"}, "'./run' is no absolute path"),
+        ({"pidfile": "x.pid"}, "'x.pid' is no absolute path"),
+        ({"group": "no-such-group"}, "there is no group 'no-such-group'"),
+        ({"tlscacert": "/no/such.pem"}, "/no/such.pem: no such file"),
+        ({"tlscert": "/dev/null"}, "/dev/null: no such file"),
+        ({"tlskey": "/no/such.pem"}, "/no/such.pem: no such file"),
+        ({"init-path": "/no/such/init"}, "/no/such/init: no such program"),
+        ({"hosts": ["/run/x.sock"]}, "'/run/x.sock' begins with none of unix://, tcp://, fd://"),
+        ({"hosts": ["unx:///x"]}, "(did you mean 'unix'?)"),
+        ({"hosts": ["unix://x"]}, "unix:// and an absolute path is wanted"),
+        ({"hosts": ["tcp://127.0.0.1:99999"]}, "host:port is wanted"),
+        ({"hosts": ["tcp://127.0.0.1:2375/x"]}, "host:port is wanted"),
+        ({"hosts": ["fd://x"]}, "the number of a descriptor"),
+        ({"bip": "10.0.0.0/24"}, "'10.0.0.0/24' is no IPv4 address of a host with the length"),
+        ({"bip": "10.0.0.1"}, "is no IPv4 address of a host"),
+        ({"bip": "10.0.0.255/24"}, "is no IPv4 address of a host"),
+        ({"bip": "fd00::1/64"}, "is no IPv4 address of a host"),
+        ({"fixed-cidr": "10.0.0.1"}, "'10.0.0.1' is no IPv4 subnet"),
+        ({"fixed-cidr": "many"}, "'many' is no IPv4 subnet"),
+        ({"fixed-cidr-v6": "ff00::/8"}, "'ff00::/8' is for multicast"),
+        ({"dns-search": ["a b"]}, "'a b' is not a valid domain"),
+        ({"default-shm-size": "much"}, "invalid size 'much': bytes, or as in 64m"),
+        ({"default-shm-size": 0}, "invalid size 0"),
+        ({"default-ulimits": {"nofiles": {"Soft": 1, "Hard": 1}}}, "invalid ulimit type: nofiles"),
+        ({"default-ulimits": {"cpu": {"Name": "core"}}}, "cpu has the Name 'core'"),
+        ({"default-ulimits": {"cpu": {"Soft": 2, "Hard": 1}}}, "soft limit 2 is above the hard"),
+        ({"labels": ["a"]}, "bad attribute format: 'a': name=value is wanted"),
+        ({"labels": ["a=b", "c=d", "a=e"]}, "conflict labels for a=e and a=b: keep one"),
+        ({"labels": ["com.docker.x=1"]}, "name space that Docker keeps to itself"),
+        ({"runtimes": {"x": {}}}, "x: either path (a program) or runtimeType (a driver)"),
+        ({"runtimes": {"x": {"path": "/x", "runtimeType": "y"}}}, "x: either path"),
+        ({"runtimes": {"x": {"runtimeType": "y", "runtimeArgs": ["z"]}}}, "runtimeArgs are for"),
+        ({"bridge": "br7", "bip": "10.0.0.1/8"}, "bridge is 'br7' and bip is '10.0.0.1/8'"),
+        ({"icc": False, "iptables": False}, "icc is false and iptables is false"),
+        (
+            {"bip": "10.0.0.1/24", "fixed-cidr": "10.0.1.0/24"},
+            "fixed-cidr is '10.0.1.0/24', which is not within 10.0.0.0/24",
+        ),
+        ({"tlscert": str(HERE)}, "tlscert and tlskey belong together"),
     ],
 )
 def test_values_that_are_wrong(tmp_path: Path, values: Any, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         loaded(tmp_path, values)
     assert problem in error.value.detail
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"bip": "10.0.0.1/24", "fixed-cidr": "10.0.0.128/25"},
+        {"bip": "10.0.0.0/31"},
+        {"fixed-cidr": "10.0.0.7/24"},
+        {"hosts": ["unix:///x", "tcp://", "tcp://host", "tcp://[::1]:2375", "tcp://:1", "fd://"]},
+        {"labels": ["a=b", "a=b", "c="]},
+        {"default-ulimits": {"core": {"Soft": -1, "Hard": -1}, "cpu": {"Soft": 1, "Hard": -1}}},
+        {"default-shm-size": "1g"},
+        {"dns-search": [".", "a.example", "b."]},
+        {"group": "0"},
+        {"init-path": "my-init"},
+        {"mtu": 9000},
+    ],
+)
+def test_values_that_are_right(tmp_path: Path, values: Any) -> None:
+    assert loaded(tmp_path, values).config != Config()
 
 
 def test_network_options_as_flags(tmp_path: Path) -> None:

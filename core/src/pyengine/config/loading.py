@@ -10,10 +10,13 @@ import msgspec
 
 from pyengine.config import flags
 from pyengine.config.checks import wrong
+from pyengine.config.driverchecks import refusals
 from pyengine.config.file import read
-from pyengine.config.keys import DEFAULT_FILE, DRIVER_KEYS, FIELDS, Config, split_option
+from pyengine.config.keys import DEFAULT_FILE, DRIVER_KEYS, FIELDS, Config
+from pyengine.config.together import contradictions
 from pyengine.config.words import nearest
 from pyengine.contracts.base import Kind
+from pyengine.drivers import Catalog
 from pyengine.errors import ConfigError
 
 
@@ -27,9 +30,9 @@ class Loaded(msgspec.Struct):
     replace: bool = False
 
 
-def load(argv: Sequence[str]) -> Loaded:
+def load(argv: Sequence[str], catalog: Catalog | None = None) -> Loaded:
     """Read flags and file. ``ConfigError`` with every mistake, a line each; its ``detail`` is the
-    lines."""
+    lines. With ``catalog``, drivers that are chosen and their options are looked at too."""
     parser = flags.parser()
     given, extra = parser.parse_known_args(list(argv))
     problems = [f"unknown flag {word!r}{flags.nearest_flag(parser, word)}" for word in extra]
@@ -52,6 +55,10 @@ def load(argv: Sequence[str]) -> Loaded:
         flags.drop_choice(values, DRIVER_KEYS.get(key, ""), value, notes)
     flags.apply_driver_flags(given.driver or [], values, problems, notes)
     config = _convert(values, problems)
+    # What is wrong by itself has been said: the rest is looked at without it.
+    right = _convert({key: v for key, v in values.items() if not wrong(key, v)}, [])
+    problems += contradictions(right)
+    problems += refusals(right, catalog) if catalog is not None else []
     if problems:
         raise ConfigError(
             "the configuration has errors", "\n  " + "\n  ".join(problems), "nothing was started"
@@ -73,9 +80,7 @@ def _convert(values: Mapping[str, Any], problems: list[str]) -> Config:
                 f"{key} is {values[key]!r} but drivers.{kind} is {name!r}: keep one of them"
             )
     try:
-        for item in values.get("storage-opts") or []:
-            split_option(item)
         return msgspec.convert(dict(values), Config)
-    except (msgspec.ValidationError, ValueError) as error:
+    except msgspec.ValidationError as error:
         problems.append(str(error))
         return Config()

@@ -114,6 +114,15 @@ class Driver(ABC):
         the chosen driver. Never raises for a missing kernel feature or program: that is an answer.
         """
 
+    def check(self) -> None:
+        """Look at what the options name, a file for example: ``InvalidParameter`` or
+        ``ConfigError`` naming what is wrong with it.
+
+        Called before the engine starts and by ``pyengine daemon --validate``, which may run without
+        privileges and beside a daemon: it reads, and neither makes nor changes anything. Since
+        contract 1.2.
+        """
+
     def rehearse(self, directory: Path) -> None:
         """Run, without a container, what this driver does in every container's shim.
 

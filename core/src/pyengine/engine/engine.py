@@ -102,9 +102,15 @@ class Engine:
     copying: Copying
     system: System
 
-    def __init__(self, config: Config, directory: Path = DEFAULT_FILE.parent) -> None:
-        """``directory``: that of daemon.json."""
+    def __init__(
+        self,
+        config: Config,
+        directory: Path = DEFAULT_FILE.parent,
+        catalog: Catalog | None = None,
+    ) -> None:
+        """``directory``: that of daemon.json. ``catalog``: what is installed, if it is known."""
         self.config = config
+        self._catalog = catalog or Catalog()
         self._directory = directory
         self.hooks = Hooks()
         self._calls: dict[tuple[Kind, str], DriverCalls] = {}
@@ -128,7 +134,7 @@ class Engine:
         self.places = self._take_root()
         config = self.config
         self.drivers = Drivers(
-            Catalog(), self.places, config.choices(), config.for_plugins(), config.absent()
+            self._catalog, self.places, config.choices(), config.for_plugins(), config.absent()
         )
         for kind in REQUIRED + OPTIONAL:
             if kind in OPTIONAL and not self.drivers.has(kind):

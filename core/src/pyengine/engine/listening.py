@@ -124,7 +124,7 @@ def listen_unix(path: Path, group: str, replace: bool = False) -> socket.socket:
     listener.bind(str(temporary))
     temporary.chmod(0o660)
     try:
-        os.chown(temporary, 0, grp.getgrnam(group).gr_gid)
+        os.chown(temporary, 0, int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid)
     except KeyError:
         log.info("there is no group %r: only root may use %s", group, path)
     listener.listen(BACKLOG)

@@ -20,6 +20,7 @@ from pathlib import Path
 from pyengine import __version__, config, timestamps
 from pyengine.config.schema import schema
 from pyengine.contracts.frontend import Listener
+from pyengine.drivers import Catalog
 from pyengine.engine import listening
 from pyengine.engine.engine import Engine
 from pyengine.errors import ConfigError, EngineError, Unavailable
@@ -47,8 +48,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     set_role("daemon")
     heap.limit_arenas(ARENAS)
+    catalog = Catalog()
     try:
-        loaded = config.load(argv)
+        loaded = config.load(argv, catalog)
+        if loaded.check_only:
+            listening.certificates(loaded.config)
     except ConfigError as error:
         print(f"pyengine daemon: {error.message()}", file=sys.stderr)
         return error.exit_code
@@ -64,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         listeners = _take_over(loaded.config) if loaded.replace else {}
         # Not asyncio.run: it would wait for tasks whose drivers are stuck.
-        code = asyncio.new_event_loop().run_until_complete(_serve(loaded, listeners, argv))
+        code = asyncio.new_event_loop().run_until_complete(_serve(loaded, listeners, argv, catalog))
     except EngineError as error:
         print(f"pyengine daemon: {error.message()}", file=sys.stderr)
         code = 1
@@ -76,7 +80,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _serve(
-    loaded: config.Loaded, taken: dict[str, socket.socket], argv: Sequence[str]
+    loaded: config.Loaded,
+    taken: dict[str, socket.socket],
+    argv: Sequence[str],
+    catalog: Catalog,
 ) -> int:
     settings = loaded.config
     loop = asyncio.get_running_loop()
@@ -90,7 +97,7 @@ async def _serve(
         loop.add_signal_handler(ender, end, ender)
     loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("SIGHUP: not before it is ready"))
     began = time.monotonic()
-    engine = Engine(settings, loaded.file.absolute().parent)
+    engine = Engine(settings, loaded.file.absolute().parent, catalog)
     await engine.open()
     addresses = listening.addresses(settings)
     tls = listening.certificates(settings)
@@ -137,7 +144,7 @@ async def _serve(
 def _reload(engine: Engine, argv: Sequence[str], tls: ssl.SSLContext | None) -> None:
     """Read flags, file and certificates again. A bad file leaves everything as it is."""
     try:
-        loaded = config.load(argv)
+        loaded = config.load(argv, engine.drivers.catalog)
         if tls is not None:
             listening.load_certificates(tls, engine.config)
     except ConfigError as error:

@@ -128,6 +128,14 @@ def default_sysctls(user_namespace: bool) -> dict[str, str]:
     return found
 
 
+#: Limits that a process has, by Docker's names (setrlimit(2), in small letters without RLIMIT_).
+RLIMITS = frozenset(
+    (
+        *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile"),
+        *("nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
+    )
+)
+
 _INIT_DIRECTORIES = ("/usr/local/libexec/docker", "/usr/libexec/docker", "/usr/local/lib/docker")
 _INIT_NAMES = ("docker-init", "tini-static", "catatonit", "tini")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pyengine.engine.model import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
 from pyengine.errors import InvalidParameter
 from pyengine.oci import capabilities, devices, security
-from pyengine.oci.defaults import MASKED_PATHS, READONLY_PATHS
+from pyengine.oci.defaults import MASKED_PATHS, READONLY_PATHS, RLIMITS
 from pyengine.oci.facts import HostFacts
 from pyengine.oci.mounts import tmpfs_options
 from pyengine.oci.spec import RESERVED_ANNOTATIONS, EngineOptions
@@ -22,12 +22,6 @@ _HOSTNAME_LIMIT = 64
 _MILLISECOND = 1_000_000
 #: More processors than any kernel is built for.
 _CPUSET_LIMIT = 8192
-_RLIMITS = frozenset(
-    (
-        *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile"),
-        *("nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
-    )
-)
 
 
 def adapt(
@@ -93,7 +87,7 @@ def check_settings(config: ContainerConfig, host: HostConfig) -> None:
             f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]"
         )
     for limit in host.ulimits or ():
-        if limit.name.lower() not in _RLIMITS:
+        if limit.name.lower() not in RLIMITS:
             raise InvalidParameter(f"invalid ulimit type: {limit.name}")
         if limit.soft > limit.hard >= 0:
             raise InvalidParameter(

@@ -69,6 +69,9 @@ class SeccompPlugin(SecurityPlugin):
             )
         return Probe(available=True, details={"libseccomp": version})
 
+    def check(self) -> None:
+        _ = self._engine_profile
+
     def security_options(self) -> list[str]:
         return [f"name=seccomp,profile={self._configured}"]
 

@@ -1,0 +1,80 @@
+"""What the drivers that a configuration chooses say to it: before any of them is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyengine.config.keys import DRIVER_KEYS, FIELDS, PLUGIN_KEYS, Config
+from pyengine.contracts.base import Driver, Kind
+from pyengine.drivers import Catalog, Drivers, Places
+from pyengine.errors import EngineError
+
+#: Docker's keys that are options of a kind's drivers.
+_OPTION_KEYS = {
+    Kind.STORAGE: "storage-opts",
+    Kind.LOGGING: "log-opts",
+    Kind.IPAM: "default-address-pools",
+}
+
+
+def refusals(config: Config, catalog: Catalog) -> list[str]:
+    """A line for each choice that is not installed or cannot be imported, and for each option
+    that its driver refuses. Whether a driver works on this host is not asked."""
+    places = Places(Path(config.data_root), Path(config.exec_root), "", "pe")
+    drivers = Drivers(catalog, places, config.choices(), config.for_plugins(), config.absent())
+    found: list[str] = []
+    for kind, choice in config.choices().items():
+        name = choice.name or _first(catalog, kind)
+        found += filter(None, [_ask(drivers, config, kind, name)]) if name else []
+    named = config.security()
+    for name in catalog.names(Kind.SECURITY) if named is None else named:
+        found += filter(None, [_ask(drivers, config, Kind.SECURITY, name)])
+    for kind in Kind:
+        for name in config.allowed(kind) or ():
+            if name not in catalog.names(kind):
+                installed = ", ".join(catalog.names(kind)) or "none"
+                found.append(
+                    f"drivers.{kind}.allow: no {kind} driver {name!r} is installed: {installed}"
+                )
+    return found
+
+
+def _first(catalog: Catalog, kind: Kind) -> str:
+    """The driver that is taken before all others where none was named; "" if none is installed."""
+    ranked = []
+    for name in catalog.names(kind):
+        try:
+            ranked.append((-catalog.load(kind, name).priority, name))
+        except EngineError:
+            continue  # its error where somebody wants it
+    return min(ranked, default=(0, ""))[1]
+
+
+def _ask(drivers: Drivers, config: Config, kind: Kind, name: str) -> str:
+    """What driver ``name`` says to its options, or nothing."""
+    try:
+        driver = drivers.catalog.load(kind, name)
+    except EngineError as error:
+        return f"{_chooser(config, kind)}: {error.message()}"
+    try:
+        drivers.unavailable(kind, name).check()
+    except EngineError as error:
+        return f"{_options(config, kind, driver)}: {error.message()}"
+    return ""
+
+
+def _chooser(config: Config, kind: Kind) -> str:
+    """The key that names the driver."""
+    for key, chosen in DRIVER_KEYS.items():
+        if chosen == kind and kind not in config.drivers and getattr(config, FIELDS[key].name):
+            return key
+    return f"drivers.{kind}"
+
+
+def _options(config: Config, kind: Kind, driver: type[Driver]) -> str:
+    """The key that says the options."""
+    own = [key for key in PLUGIN_KEYS.intersection(driver.keys) if key in config.for_plugins()]
+    key = _OPTION_KEYS.get(kind, "")
+    if key and getattr(config, FIELDS[key].name):
+        own.append(key)
+    return ", ".join(sorted(own)) or f"drivers.{kind}"

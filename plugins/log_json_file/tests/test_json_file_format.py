@@ -16,7 +16,6 @@ import pytest
 from pyengine.contracts.base import DriverContext
 from pyengine.contracts.logging import STDERR, STDOUT, LogQuery
 from pyengine.errors import InvalidParameter
-from pyengine_log_json_file import files
 from pyengine_log_json_file.decode import parse_time
 from pyengine_log_json_file.driver import JsonFileDriver
 from pyengine_log_json_file.encode import timestamp
@@ -249,7 +248,8 @@ import os, sys
 from pathlib import Path
 from pyengine.contracts.base import DriverContext
 from pyengine_log_json_file.driver import JsonFileDriver
-heavy = {{"asyncio", "json", "tempfile", "pyengine_log_json_file.reader"}} & set(sys.modules)
+readers = {{"pyengine_log_json_file.reader", "pyengine.bases.logreader", "pyengine.bases.logfiles"}}
+heavy = {{"asyncio", "json", "tempfile", *readers}} & set(sys.modules)
 assert not heavy, heavy
 driver = JsonFileDriver(DriverContext("e", "p", Path("/none"), Path("/none")))
 before = set(sys.modules)
@@ -314,31 +314,3 @@ def test_bounds_hold_for_each_record(path: Path, seed: int) -> None:
                 parse_time(line.split()[0]) == moments[number]
                 for line, number in zip(lines, numbers, strict=True)
             )
-
-
-@pytest.mark.parametrize("rotations", [1, 2, 3])
-def test_rotations_in_the_middle_of_listing(
-    path: Path, rotations: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A younger file that overtakes the walk must not come before an older one."""
-    options = {"max-size": "100", "max-file": "50"}
-    writer = driver().writer(path, options, {})
-    for number in range(5):
-        writer.write(STDOUT, b"%050d\n" % number, EPOCH + number)
-    plain, calls = files._open, 0
-
-    def rotate_after_the_first(name: str) -> files.LogFile | None:
-        nonlocal calls
-        found = plain(name)
-        calls += 1
-        if calls == 1:
-            for number in range(5, 5 + rotations):
-                writer.write(STDOUT, b"%050d\n" % number, EPOCH + number)
-        return found
-
-    monkeypatch.setattr(files, "_open", rotate_after_the_first)
-    reader = driver().reader(path, options, LogQuery())
-    seen = [int(line) for chunk in reader.read() for line in chunk.data.splitlines()]
-    assert seen == list(range(5 + rotations))
-    writer.close()
-    reader.close()

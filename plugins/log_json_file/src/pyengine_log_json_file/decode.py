@@ -19,12 +19,12 @@ from urllib.parse import quote_plus
 
 import msgspec
 
+from pyengine.bases.logreader import LONGEST_CHUNK, cut_chunk
 from pyengine.contracts.logging import STDERR, STDOUT, LogChunk, LogQuery
 from pyengine_log_json_file.encode import timestamp
 
-#: No block may be longer: what comes out is never longer than what went in, and a
-#: :class:`LogChunk` holds at most this much, or one record.
-BLOCK = 64 * 1024
+#: No block may be longer than a chunk: what comes out is never longer than what went in.
+BLOCK = LONGEST_CHUNK
 
 _BEGIN = b'{"log":"'
 _STREAM = b'","stream":"'
@@ -112,7 +112,7 @@ class Decoder:
                     texts = [record[0] for record in records]
                 data = _unescape(b"".join(texts))
                 if data is not None:
-                    yield from _chunks(stream, data, parse_time(records[-1][2][_TIME]))
+                    yield from cut_chunk(stream, data, parse_time(records[-1][2][_TIME]))
                     return
         held: list[_Parts] = []
         texts = []
@@ -153,7 +153,7 @@ class Decoder:
     ) -> Iterator[LogChunk]:
         data = _unescape(b"".join(texts))
         if data is not None:
-            yield from _chunks(stream, data, time)
+            yield from cut_chunk(stream, data, time)
             return
         for record in records:
             for line in _line(record).split(b"\n"):
@@ -202,19 +202,6 @@ def _unescape(text: bytes) -> bytes | None:
         return _string.decode(b'"' + text + b'"').encode()
     except (msgspec.DecodeError, UnicodeError):
         return None
-
-
-def _chunks(stream: int, data: bytes, time: int) -> Iterator[LogChunk]:
-    """As one chunk, unless prefixes made it too long: then cut at ends of lines."""
-    start = 0
-    while len(data) - start > BLOCK:
-        cut = data.rfind(b"\n", start, start + BLOCK) + 1
-        if not cut:
-            cut = data.find(b"\n", start) + 1 or len(data)
-        yield LogChunk(stream, data[start:cut], time)
-        start = cut
-    if start < len(data):
-        yield LogChunk(stream, data[start:] if start else data, time)
 
 
 def parse_time(text: bytes) -> int:

@@ -1,4 +1,5 @@
-"""The files of one log: the current one and its rotated, perhaps compressed, predecessors."""
+"""The files of one log, for its reader: the current one and its rotated, perhaps compressed,
+predecessors, as ``logrotation`` leaves them."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import os
 import tempfile
 import zlib
 
-from pyengine_log_json_file.compress import identity, original
+from pyengine.bases.logcompress import identity, original
 
 _BLOCK = 64 * 1024
 
@@ -40,26 +41,6 @@ class LogFile:
             os.close(self._fd)
             self._fd, self._compressed = plain, False
         return self._fd
-
-    def find_tail(self, wanted: int) -> tuple[int, int]:
-        """How many of the last ``wanted`` records are in this file, and where they begin."""
-        fd = self.descriptor()
-        position = os.fstat(fd).st_size
-        # The newline that ends the record before them is the one to find.
-        missing = wanted + 1
-        while position:
-            start = max(0, position - _BLOCK)
-            block = os.pread(fd, position - start, start)
-            count = block.count(b"\n")
-            if count < missing:
-                missing -= count
-                position = start
-                continue
-            cut = len(block)
-            for _ in range(missing):
-                cut = block.rindex(b"\n", 0, cut)
-            return wanted, start + cut + 1
-        return wanted + 1 - missing, 0
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -102,7 +102,11 @@ def test_config_file(engine: Any, pyengine: Run, tmp_path: Path) -> None:
             "Cannot connect to the pyengine daemon at tcp://127.0.0.1:1.",
             1,
         ),
-        (["-H", "npipe://x", "ps"], "unsupported protocol scheme in host `npipe://x`: npipe", 1),
+        (
+            ["-H", "npipe://x", "ps"],
+            "Failed to initialize: unsupported protocol scheme in host `npipe://x`: npipe",
+            1,
+        ),
         (["-H", "a", "-H", "b", "ps"], "specify only one -H", 1),
     ],
 )

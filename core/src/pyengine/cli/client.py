@@ -79,7 +79,7 @@ class Client:
         return response.headers
 
     def _connect(self, timeout: float | None = None) -> Connection:
-        host = "api.pyengine" if self.endpoint.scheme == "unix" else self.endpoint.address
+        host = self.endpoint.address if self.endpoint.scheme == "tcp" else "api.pyengine"
         return Connection(self.endpoint.connect(timeout), host)
 
     def open(

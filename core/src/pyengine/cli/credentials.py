@@ -8,14 +8,13 @@ its argument and speaks JSON (github.com/docker/docker-credential-helpers).
 from __future__ import annotations
 
 import json
-import os
 
 from pyengine.cli import reference
 from pyengine.cli.client import CommandError
+from pyengine.cli.configfile import ConfigFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from pyengine.cli.session import Session
@@ -78,7 +77,8 @@ class Credentials:
     """Credentials of all registries, as the config.json in ``folder`` says."""
 
     def __init__(self, folder: str) -> None:
-        self.path = os.path.join(folder, "config.json")
+        self._file = ConfigFile(folder)
+        self.path = self._file.path
 
     def get(self, server: str) -> Auth:
         """What is stored for a registry. CommandError if a helper fails or an entry is broken."""
@@ -96,7 +96,7 @@ class Credentials:
 
     def store(self, auth: Auth) -> bool:
         """Keep credentials; True if a password went into the file as it is."""
-        helper = _helper_of(self._load(strict=True), auth.server)
+        helper = _helper_of(self._file.load_to_change("credentials"), auth.server)
         entry: dict[str, str] = {}
         if helper:
             secret = {"ServerURL": auth.server, "Username": auth.username, "Secret": auth.password}
@@ -112,7 +112,7 @@ class Credentials:
             auths[auth.server] = entry
             return bool(before != entry)
 
-        changed = self._update(change)
+        changed = self._file.update("credentials", change)
         return changed and not helper and bool(auth.password)
 
     def erase(self, server: str) -> None:
@@ -125,7 +125,7 @@ class Credentials:
             auths = config.get("auths")
             return isinstance(auths, dict) and auths.pop(server, None) is not None
 
-        self._update(change)
+        self._file.update("credentials", change)
 
     def servers(self) -> list[str]:
         """Every registry that something is stored for."""
@@ -137,23 +137,12 @@ class Credentials:
 
     # -- the file ----------------------------------------------------------------------------------
 
-    def _load(self, strict: bool = False) -> dict[str, Any]:
-        """The file's object; one that cannot be read counts as empty, unless ``strict``."""
+    def _load(self) -> dict[str, Any]:
+        """The file's object; one that cannot be read counts as empty."""
         try:
-            with open(self.path, "rb") as file:
-                loaded = json.load(file)
-            if not isinstance(loaded, dict):
-                raise ValueError("it holds no object")
-        except FileNotFoundError:
+            return self._file.load()
+        except (OSError, ValueError):
             return {}
-        except (OSError, ValueError) as error:
-            if strict:
-                raise CommandError(
-                    f"error saving credentials: {self.path} cannot be read, and so is not "
-                    f"overwritten: {error}"
-                )
-            return {}
-        return loaded
 
     def _from_file(self, config: dict[str, Any], server: str) -> Auth:
         auths = _table(config, "auths")
@@ -180,48 +169,6 @@ class Credentials:
         if not colon or not username:
             raise CommandError(f"{self.path}: the credentials of {server} are no user:password")
         return username, password.strip("\0")
-
-    def _update(self, change: Callable[[dict[str, Any]], bool]) -> bool:
-        """Replace the file if ``change`` changed what it says, and tell; all else stays as it was.
-
-        Two clients at once wait for each other; a reader sees the old file or the new one.
-        """
-        import fcntl
-
-        folder = os.path.dirname(self.path)
-        if not os.path.isdir(folder):
-            if not change({}):
-                return False
-            os.makedirs(folder, 0o700, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            config = self._load(strict=True)
-            changed = change(config)
-            if changed:
-                self._write(config)
-            return changed
-        except OSError as error:
-            raise CommandError(f"error saving credentials: {error}")
-        finally:
-            os.close(lock)
-
-    def _write(self, config: dict[str, Any]) -> None:
-        # Where the file is a symlink, what it points to is replaced.
-        path = os.path.realpath(self.path)
-        partial = f"{path}.{os.getpid()}"
-        try:
-            with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                json.dump(config, file, indent="\t", ensure_ascii=False)
-                file.flush()
-                os.fsync(file.fileno())
-                if os.path.exists(path):
-                    owner = os.stat(path)
-                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-            os.replace(partial, path)
-        finally:
-            if os.path.exists(partial):
-                os.unlink(partial)
 
 
 def _key(server: str) -> str:

@@ -31,7 +31,7 @@ class UsageError(Exception):
         self.code = code
 
 
-def _switch(text: str) -> bool:
+def switch(text: str) -> bool:
     if text in ("1", "t", "T", "TRUE", "true", "True"):
         return True
     if text in ("0", "f", "F", "FALSE", "false", "False"):
@@ -74,6 +74,20 @@ def _nano_cpus(text: str) -> int:
     return int(nano)
 
 
+def _pairs(text: str) -> dict[str, str]:
+    """``key=value,"key=va,lue"`` (RFC 4180)."""
+    words = [text.strip('"')]
+    if text.count("=") > 1:
+        import csv
+
+        words = next(csv.reader([text]))
+    pairs = [word.partition("=") for word in words if word or len(words) == 1]
+    for word, equals, _ in pairs:
+        if not equals:
+            raise ValueError(f"{word} must be formatted as key=value")
+    return {key: value for key, _, value in pairs}
+
+
 def _filter(text: str) -> str:
     if "=" not in text:
         raise ValueError("bad format of filter (expected name=value)")
@@ -81,7 +95,7 @@ def _filter(text: str) -> str:
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "bool": _switch,
+    "bool": switch,
     "int": _integer,
     "uint16": _unsigned(0xFFFF),
     "uint": _unsigned(2**64 - 1),
@@ -91,8 +105,12 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "duration": units.parse_duration,
     "string": str,
     "filter": _filter,
+    "stringToString": _pairs,
 }
-_REPEATED = ("list", "map", "filter", "mount", "network", "ulimit", "gpu-request", "KIND=NAME")
+_REPEATED = (
+    *("list", "map", "filter", "mount", "network", "ulimit", "gpu-request", "KIND=NAME"),
+    "stringToString",
+)
 _ZERO: dict[str, Any] = {"bool": False, "string": "", "path": ""}
 
 
@@ -163,7 +181,8 @@ class Command:
 
     ``at_least`` and ``at_most`` bound the arguments that are no flags; ``interspersed`` tells
     whether flags may follow them; ``creates`` says that the command makes something, so a missing
-    engine may be started for it.
+    engine may be started for it; ``long`` is what the help says below ``short``; a ``hidden``
+    command is not listed.
     """
 
     def __init__(
@@ -178,6 +197,8 @@ class Command:
         interspersed: bool = True,
         creates: bool = False,
         raw: bool = False,
+        hidden: bool = False,
+        long: str = "",
     ) -> None:
         self.usage = usage
         self.short = short
@@ -188,6 +209,8 @@ class Command:
         self.interspersed = interspersed
         self.creates = creates
         self.raw = raw
+        self.hidden = hidden
+        self.long = long
         self.path = ""
         self.aliases: list[str] = []
 
@@ -211,6 +234,8 @@ class Command:
             rule = "accepts no arguments"
         elif low == high:
             rule = f"requires {low} argument{'s' if low != 1 else ''}"
+        elif low and high is not None:
+            rule = f"requires at least {low} and at most {high} arguments"
         elif given < low:
             rule = f"requires at least {low} argument{'s' if low != 1 else ''}"
         else:

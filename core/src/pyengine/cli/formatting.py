@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyengine.cli.client import CommandError
 from pyengine.cli.gotemplate import Template, TemplateError
-from pyengine.cli.govalues import structured
+from pyengine.cli.govalues import Row, structured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,15 @@ def execute_typed(template: Template, value: Any, type_name: str = "") -> str:
 
 
 def execute_inspect(template: Template, value: Any) -> str:
-    """Typed first, then over the plain JSON, where a missing key is an error (as Docker does)."""
+    """Typed first, then over the plain JSON, where a missing key is an error (as Docker does).
+
+    A row has no other form than its own.
+    """
+    try:
+        if isinstance(value, Row):
+            return template.execute(value)
+    except TemplateError as error:
+        raise CommandError(f"template parsing error: {error}")
     try:
         return template.execute(structured(value, type_name="inspect"))
     except TemplateError:

@@ -25,10 +25,14 @@ NO_VALUE = _NoValue()
 
 
 class Struct(dict[str, "Any"]):
-    """A Go struct: its fields are known, so one that it lacks is an error."""
+    """A Go struct: its fields are known, so one that it lacks is an error.
+
+    ``text`` is how it prints and ``encoded`` its JSON, where that is not made of the fields.
+    """
 
     type_name = "struct"
     text = ""
+    encoded: dict[str, Any] | None = None
 
 
 class Row:
@@ -238,9 +242,13 @@ def _float(value: float) -> str:
 def to_json(value: Any) -> str:
     """Go's encoding: maps sorted by key, structs in their order; rows with HTML escapes."""
     text = json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False)
-    if isinstance(value, Row):
-        for char in "<>&":
-            text = text.replace(char, f"\\u{ord(char):04x}")
+    return escape(text) if isinstance(value, Row) else text
+
+
+def escape(text: str) -> str:
+    """JSON that may stand in HTML, as Go's encoder writes it."""
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
     return text
 
 
@@ -249,6 +257,8 @@ def _plain(value: Any) -> Any:
         return value.fields()
     if value is NO_VALUE:
         return None
+    if isinstance(value, Struct) and value.encoded is not None:
+        return value.encoded
     if isinstance(value, Struct):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, dict):

@@ -10,6 +10,7 @@ from pyengine.cli.flags import Command, Flag
 def command_help(command: Command) -> str:
     """The text of ``pyengine COMMAND --help``."""
     parts = [f"Usage:  {command.path} {command.usage}".rstrip(), "", command.short]
+    parts += ["", command.long] if command.long else []
     if len(command.aliases) > 1:
         parts += ["", "Aliases:", "  " + ", ".join(command.aliases)]
     flags = [flag for flag in command.flags if not flag.hidden]

@@ -48,6 +48,9 @@ class Endpoint:
         if scheme == "unix":
             return cls(scheme, rest, url=url)
         if scheme == "ssh":
+            from pyengine.cli import ssh
+
+            ssh.arguments(url)
             return cls(scheme, rest, url=url)
         if scheme not in ("tcp", "http", "https"):
             raise ValueError(f"unsupported protocol scheme in host `{url}`: {scheme}")
@@ -68,7 +71,9 @@ class Endpoint:
                     stream.close()
                     raise
             elif self.scheme == "ssh":
-                stream = _ssh(self.address)
+                from pyengine.cli import ssh
+
+                return ssh.SshStream(ssh.arguments(self.url))
             else:
                 stream = socket.create_connection((self.address, self.port), timeout)
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -92,7 +97,7 @@ class Endpoint:
 
 
 class Tls:
-    """Certificates as Docker lays them out: ca.pem, cert.pem and key.pem."""
+    """Paths of certificates: of who is believed (empty: whom the system believes) and our own."""
 
     def __init__(self, ca: str, cert: str, key: str, verify: bool) -> None:
         self.ca, self.cert, self.key, self.verify = ca, cert, key, verify
@@ -101,7 +106,9 @@ class Tls:
         import ssl
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if self.verify:
+        if self.verify and not self.ca:
+            context.load_default_certs()
+        elif self.verify:
             try:
                 context.load_verify_locations(self.ca)
             except OSError as error:
@@ -111,26 +118,9 @@ class Tls:
         else:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        if os.path.exists(self.cert):
+        if self.cert and os.path.exists(self.cert):
             context.load_cert_chain(self.cert, self.key)
         return context
-
-
-def _ssh(destination: str) -> socket.socket:
-    """A stream to the engine at the other end of ssh, as Docker's connection helper makes it."""
-    import subprocess
-
-    user_host, _, _ = destination.partition("/")
-    host, _, port = user_host.partition(":")
-    ours, theirs = socket.socketpair()
-    with theirs:
-        subprocess.Popen(
-            ["ssh", *(["-p", port] if port else []), "--", host, "docker", "system", "dial-stdio"],
-            stdin=theirs.fileno(),
-            stdout=theirs.fileno(),
-            start_new_session=True,
-        )
-    return ours
 
 
 class Connection:

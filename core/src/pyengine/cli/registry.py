@@ -81,6 +81,20 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "rm": "content:rm",
         },
     ),
+    "context": (
+        "Manage contexts",
+        {
+            "create": "context:create",
+            "export": "context:export",
+            "import": "context:import_context",
+            "inspect": "context:inspect",
+            "ls": "context:ls",
+            "rm": "context:rm",
+            "show": "context:show",
+            "update": "context:update",
+            "use": "context:use",
+        },
+    ),
     "image": (
         "Manage images",
         {
@@ -124,6 +138,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         "Manage pyengine",
         {
             "df": "df:df",
+            "dial-stdio": "dialstdio:dial_stdio",
             "events": "events:events",
             "info": "info:info",
             "prune": "prune:system_prune",
@@ -146,6 +161,8 @@ ALIASES = {
     ("container", "remove"): "rm",
     ("content", "list"): "ls",
     ("content", "remove"): "rm",
+    ("context", "list"): "ls",
+    ("context", "remove"): "rm",
     ("image", "list"): "ls",
     ("image", "remove"): "rm",
     ("network", "list"): "ls",
@@ -202,8 +219,9 @@ def load_in_group(group: str, word: str) -> Command | None:
 
 def _shorts(words: dict[str, str], plugins: dict[str, str] | None = None) -> Iterator[str]:
     """A line for each word, built in or (``plugins``: word, description) not."""
-    shorts = {word: _import(target).short for word, target in words.items()}
-    shorts = {**(plugins or {}), **shorts}
+    commands = {word: _import(target) for word, target in words.items()}
+    shown = {word: command.short for word, command in commands.items() if not command.hidden}
+    shorts = {**(plugins or {}), **shown}
     width = max(len(word) for word in shorts)
     for word, short in sorted(shorts.items()):
         yield f"  {word.ljust(width)}  {short}"

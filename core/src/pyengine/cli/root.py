@@ -108,9 +108,10 @@ def _print_usage_error(error: UsageError) -> int:
     print(error, file=sys.stderr)
     command = error.command
     if command is not None:
-        word = "See" if "requires at least" in str(error) else "Run"
+        bounded = "requires at least" not in str(error) or "at most" in str(error)
+        word = "Run" if bounded else "See"
         print(
-            f"\nUsage:  {command.path} {command.usage}\n\n"
+            f"\nUsage:  {command.path} {command.usage}".rstrip() + "\n\n"
             f"{word} '{command.path} --help' for more information",
             file=sys.stderr,
         )

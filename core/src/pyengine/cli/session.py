@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cached_property
 
 from pyengine.cli.client import Client, CommandError, NoEngine
+from pyengine.cli.configfile import ConfigFile
+from pyengine.cli.contexts import DEFAULT, ENGINE, Context, ContextNotFound, Contexts
 from pyengine.cli.flags import Command, Flag, Options
 from pyengine.cli.http import Endpoint, Tls
 
@@ -13,6 +16,14 @@ DEFAULT_HOST = "unix:///run/pyengine.sock"
 
 GLOBAL_FLAGS = [
     Flag("config", "", "string", "Location of client config files", default=""),
+    Flag(
+        "context",
+        "c",
+        "string",
+        "Name of the context to use (overrides the DOCKER_HOST environment variable and the "
+        'context set with "pyengine context use")',
+        default="",
+    ),
     Flag("debug", "D", "bool", "Enable debug mode"),
     Flag("driver", "", "KIND=NAME", "Driver for `pyengine daemon` to use"),
     Flag("help", "", "bool", "Print usage", hidden=True),
@@ -57,7 +68,8 @@ class Session:
             from pyengine.cli import autostart
 
             creates = self.command is not None and self.command.creates
-            if not creates or self.host_given() or not autostart.allowed():
+            given = self.host_given() or self.context_name != DEFAULT
+            if not creates or given or not autostart.allowed():
                 raise
             autostart.start(client)
         return client
@@ -71,15 +83,59 @@ class Session:
             return str(hosts[0])
         return os.environ.get("PYENGINE_HOST") or os.environ.get("DOCKER_HOST") or ""
 
-    def endpoint(self) -> Endpoint:
-        """Where to connect. CommandError if the host cannot be understood."""
+    @cached_property
+    def context_name(self) -> str:
+        """The context in use, whether it exists or not. CommandError if it is not clear."""
+        given = str(self.options["context"])
+        if given and self.options["host"]:
+            raise CommandError("conflicting options: cannot specify both --host and --context")
+        if given:
+            return given
+        if self.host_given():
+            return DEFAULT
+        wanted = os.environ.get("DOCKER_CONTEXT") or self.config().get("currentContext")
+        return str(wanted or DEFAULT)
+
+    @property
+    def contexts(self) -> Contexts:
+        """The contexts of this user."""
+        return Contexts(self.config_dir(), self._default_context)
+
+    def _default_context(self) -> tuple[Context, dict[str, str]]:
+        tls = self._tls()
+        endpoint = {
+            "Host": self._default_url(),
+            "SkipTLSVerify": tls is not None and not tls.verify,
+        }
+        files: dict[str, str] = {}
+        if tls is not None:
+            files = {"ca.pem": tls.ca, "cert.pem": tls.cert, "key.pem": tls.key}
+        files = {name: path for name, path in files.items() if os.path.exists(path)}
+        return Context(DEFAULT, {}, {ENGINE: endpoint}), files
+
+    def _default_url(self) -> str:
         url = self.host_given() or DEFAULT_HOST
         if "://" not in url:
             url = ("unix://" if url.startswith("/") else "tcp://") + url
+        return url
+
+    def endpoint(self) -> Endpoint:
+        """Where to connect. CommandError if context or host cannot be understood."""
+        url, tls = self._default_url(), None
         try:
-            return Endpoint.parse(url, self._tls())
+            if self.context_name == DEFAULT:
+                tls = self._tls()
+            else:
+                context = self.contexts.get(self.context_name)
+                if context.problem:
+                    raise ContextNotFound(context.problem)
+                url, tls = context.host or DEFAULT_HOST, self.contexts.tls(context)
+        except ContextNotFound as error:
+            raise CommandError(f"Failed to initialize: unable to resolve docker endpoint: {error}")
+        try:
+            return Endpoint.parse(url, tls)
         except ValueError as error:
-            raise CommandError(str(error))
+            raise CommandError(f"Failed to initialize: {error}")
 
     def _tls(self) -> Tls | None:
         given = self.options
@@ -104,19 +160,17 @@ class Session:
             or os.path.join(os.path.expanduser("~"), ".docker")
         )
 
+    @property
+    def config_file(self) -> ConfigFile:
+        return ConfigFile(self.config_dir())
+
     def config(self) -> dict[str, object]:
         """config.json of the client, empty if there is none."""
-        import json
-
         try:
-            with open(os.path.join(self.config_dir(), "config.json"), "rb") as file:
-                loaded = json.load(file)
-        except FileNotFoundError:
-            return {}
+            return self.config_file.load()
         except (OSError, ValueError) as error:
             print(f"WARNING: Error loading config file: {error}", file=sys.stderr)
             return {}
-        return loaded if isinstance(loaded, dict) else {}
 
     def detach_keys(self, given: str) -> str:
         """The detach key sequence: of the flag, else of config.json, else empty."""

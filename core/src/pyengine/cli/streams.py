@@ -291,7 +291,7 @@ class Attachment:
             try:
                 data = self._stream.recv(_CHUNK)
             except OSError as error:
-                return _would_block(error)
+                return would_block(error)
             if not data:
                 return False
             self._emit(data)
@@ -306,7 +306,7 @@ class Attachment:
         except (BrokenPipeError, ConnectionResetError):
             return b""
         except OSError as error:
-            if _would_block(error):
+            if would_block(error):
                 return pending
             raise
 
@@ -318,7 +318,7 @@ class Attachment:
         return True
 
 
-def _would_block(error: OSError) -> bool:
+def would_block(error: OSError) -> bool:
     """Whether a non-blocking stream only asks to try again, TLS streams included."""
     names = ("BlockingIOError", "SSLWantReadError", "SSLWantWriteError")
     return type(error).__name__ in names

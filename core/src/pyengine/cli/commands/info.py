@@ -141,7 +141,7 @@ def info(session: Session, options: Options, _: list[str]) -> None:
         found = session.client.get("/info")
     except CommandError as error:
         failure = error
-    client = client_info(session.client.version if found is not None else "")
+    client = client_info(session, session.client.version if found is not None else "")
     if template is None:
         _pretty(client, found)
         if isinstance(failure, ApiError):

@@ -8,6 +8,7 @@ import sys
 from pyengine.cli import formatting, platforms, table
 from pyengine.cli.client import ApiError, Client, CommandError, quote
 from pyengine.cli.flags import Flag, Options, command
+from pyengine.cli.govalues import Row, escape
 from pyengine.cli.session import Session
 
 TYPE_CHECKING = False
@@ -39,10 +40,13 @@ def _look(client: Client, kind: str, size: bool = False) -> Look:
 
 
 def _dump(found: list[Any], compact: bool) -> str:
+    rows = any(isinstance(one, Row) for one in found)
+    plain = [one.fields() for one in found] if rows else found
     if compact:
-        return json.dumps(found, separators=(",", ":"), ensure_ascii=False) + "\n"
-    text = json.dumps(found, indent=4, ensure_ascii=False)
-    return text + "\n"
+        text = json.dumps(plain, separators=(",", ":"), ensure_ascii=False) + "\n"
+    else:
+        text = json.dumps(plain, indent=4, ensure_ascii=False) + "\n"
+    return escape(text) if rows else text
 
 
 def show(look: Look, names: list[str], format: str) -> None:

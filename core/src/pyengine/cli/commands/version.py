@@ -21,7 +21,7 @@ def go_arch(machine: str) -> str:
     return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}.get(machine, machine)
 
 
-def client_info(api_version: str) -> dict[str, Any]:
+def client_info(session: Session, api_version: str) -> dict[str, Any]:
     """This client, in the fields of Docker's."""
     return {
         "Version": __version__,
@@ -32,7 +32,7 @@ def client_info(api_version: str) -> dict[str, Any]:
         "Os": sys.platform,
         "Arch": go_arch(os.uname().machine),
         "BuildTime": "",
-        "Context": "default",
+        "Context": session.context_name,
     }
 
 
@@ -124,7 +124,7 @@ def version(session: Session, options: Options, _: list[str]) -> int:
         server = _server_info(engine.get("/version"))
     except CommandError as error:
         failure = error
-    client = client_info(api_version)
+    client = client_info(session, api_version)
     if options["format"]:
         from pyengine.cli.formatting import execute_typed
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,3 +170,47 @@ def pyengine(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(code, out, err)
 
     return call
+
+
+@pytest.fixture
+def certificates() -> Callable[[Path], ssl.SSLContext]:
+    """Makes certificates in a folder, and the context of a server that has them."""
+    return _certificates
+
+
+@pytest.fixture
+def use_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeEngine], None]:
+    """Makes the engine speak TLS, and clients too."""
+
+    def use(engine: FakeEngine) -> None:
+        folder = tmp_path / "certs"
+        folder.mkdir()
+        context = _certificates(folder)
+
+        def wrap(stream: socket.socket) -> socket.socket:
+            return context.wrap_socket(stream, server_side=True, suppress_ragged_eofs=True)
+
+        engine.wrap = wrap
+        monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(folder))
+
+    return use
+
+
+def _certificates(folder: Path) -> ssl.SSLContext:
+    """Of a server that wants its own certificate of its clients; the files are in ``folder``."""
+    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    names = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    files = "-keyout key.pem -out cert.pem"
+    subprocess.run(
+        ["openssl", *request.split(), *names.split(), *files.split()],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    (folder / "ca.pem").write_bytes((folder / "cert.pem").read_bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(folder / "ca.pem")
+    return context

@@ -184,15 +184,33 @@ def _pyengine(*words: str, **settings: Any) -> subprocess.CompletedProcess[bytes
     return subprocess.run([*argv, *words], capture_output=True, timeout=20, check=False, **settings)
 
 
-@pytest.mark.parametrize("transport", ["unix", "tcp", "tls"])
+def _by_ssh(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """``ssh`` becomes a script that connects to the engine of now, whatever the host."""
+    script = folder / "ssh"
+    script.write_text(
+        f"#!/bin/sh\nDOCKER_HOST={os.environ['DOCKER_HOST']} "
+        f"exec {sys.executable} -m pyengine system dial-stdio\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("DOCKER_HOST", "ssh://somewhere")
+
+
+@pytest.mark.parametrize("transport", ["unix", "tcp", "tls", "ssh", "ssh, then tls"])
 def test_input_ends_and_output_still_comes(
-    engine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, transport: str
+    engine: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    transport: str,
+    use_tls: Callable[[Any], None],
 ) -> None:
     _attachable(engine)
-    if transport != "unix":
+    if transport not in ("unix", "ssh"):
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{engine.listen_tcp()}")
-    if transport == "tls":
-        _use_tls(engine, monkeypatch, tmp_path)
+    if "tls" in transport:
+        use_tls(engine)
+    if "ssh" in transport:
+        _by_ssh(monkeypatch, tmp_path)
     big = os.urandom(300_000)
     done = _pyengine("run", "-i", "img", "cat", input=big)
     assert done.stdout == big + b" late", done.stderr
@@ -202,9 +220,11 @@ def test_input_ends_and_output_still_comes(
     assert order == ["attach", "wait", "start"]
 
 
-def test_tls_ends_in_one_direction(tmp_path: Path) -> None:
+def test_tls_ends_in_one_direction(
+    tmp_path: Path, certificates: Callable[[Path], ssl.SSLContext]
+) -> None:
     """What has arrived when our direction ends is read all the same, and so is what comes later."""
-    context = _certificates(tmp_path)
+    context = certificates(tmp_path)
     ours, theirs = socket.socketpair()
     heard: list[bytes] = []
 
@@ -245,38 +265,6 @@ def test_tls_ends_in_one_direction(tmp_path: Path) -> None:
     server.join()
     assert rest == b"two three late"
     assert heard == [b"hello", b""]
-
-
-def _use_tls(engine: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    certificates = folder / "certs"
-    certificates.mkdir()
-    context = _certificates(certificates)
-
-    def wrap(stream: socket.socket) -> socket.socket:
-        return context.wrap_socket(stream, server_side=True, suppress_ragged_eofs=True)
-
-    engine.wrap = wrap
-    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
-    monkeypatch.setenv("DOCKER_CERT_PATH", str(certificates))
-
-
-def _certificates(folder: Path) -> ssl.SSLContext:
-    """Of a server that wants its own certificate of its clients; the files are in ``folder``."""
-    request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    files = "-keyout key.pem -out cert.pem"
-    subprocess.run(
-        ["openssl", *request.split(), *names.split(), *files.split()],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    (folder / "ca.pem").write_bytes((folder / "cert.pem").read_bytes())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(folder / "ca.pem")
-    return context
 
 
 class Terminal:

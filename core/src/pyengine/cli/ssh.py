@@ -77,7 +77,10 @@ class SshStream(socket.socket):
 
     def recv(self, limit: int, flags: int = 0) -> bytes:
         """Empty at the end; ConnectError if that is all that ever came."""
-        data = super().recv(limit, flags)
+        try:
+            data = super().recv(limit, flags)
+        except ConnectionResetError:
+            data = b""  # it ended without reading all we sent
         if data:
             self._silent = False
         elif self._silent:

@@ -8,7 +8,7 @@ import socket
 
 from pyengine.cli.client import CommandError
 from pyengine.cli.flags import Options, command
-from pyengine.cli.http import ConnectError
+from pyengine.cli.http import ConnectError, Endpoint
 from pyengine.cli.session import Session
 from pyengine.cli.streams import would_block
 
@@ -28,14 +28,21 @@ _PIECE = select.PIPE_BUF
     hidden=True,
 )
 def dial_stdio(session: Session, _: Options, __: list[str]) -> None:
+    endpoint = session.endpoint()
     try:
-        stream = session.endpoint().connect()
+        stream = endpoint.connect()
     except ConnectError as error:
-        raise CommandError(f"failed to open the raw stream connection: {error.strerror}")
+        raise CommandError(f"failed to open the raw stream connection: {_dialled(endpoint, error)}")
     try:
         Relay(stream).run()
     finally:
         stream.close()
+
+
+def _dialled(endpoint: Endpoint, error: ConnectError) -> str:
+    if endpoint.scheme == "unix" and error.errno:
+        return f"dial unix {endpoint.address}: connect: {os.strerror(error.errno).lower()}"
+    return str(error.strerror)
 
 
 class Relay:

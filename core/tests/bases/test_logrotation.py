@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,17 @@ def test_compression_that_a_crash_cut_short_is_done_again(path: Path) -> None:
     assert sorted(os.listdir(path.parent)) == ["log", "log.1.gz"]
 
 
+def test_compression_that_is_not_done_at_the_end_leaves_nothing_half(path: Path) -> None:
+    file = opened(path, 200_000, 3, compress=True)
+    line = os.urandom(99_999) + b"\n"
+    for _ in range(3):
+        put(file, line)
+    assert sorted(os.listdir(path.parent)) == ["log", "log.1", "log.1.gz.part"]
+    file.close()
+    assert sorted(os.listdir(path.parent)) == ["log", "log.1"]
+    assert content(path) == line * 3
+
+
 def test_only_the_files_after_one(path: Path) -> None:
     """The one that a reader stands in, wherever it has gone meanwhile."""
     file = opened(path, 4, 9, compress=True)
@@ -151,6 +164,26 @@ def test_only_the_files_after_one(path: Path) -> None:
     assert [os.pread(found.descriptor(), 9, 0) for found in newer] == [b"001\n", b"002\n", b"003\n"]
     for found in (first, *newer):
         found.close()
+
+
+def test_files_with_the_same_crc_are_not_the_same(path: Path) -> None:
+    """Where records end in their CRC, all of one length have the same; and inodes come again."""
+    file = opened(path, 20, 9, compress=True)
+    for number in range(6):
+        text = b"%015d" % number
+        put(file, text + zlib.crc32(text).to_bytes(4, "little") + b"\n")
+    assert [line[:15] for line in content(path).split(b"\n")][:-1] == [
+        b"%015d" % number for number in range(6)
+    ]
+
+
+def test_a_copy_that_somebody_made_is_read_once(path: Path) -> None:
+    file = opened(path, 4, 9, compress=True)
+    for number in range(4):
+        put(file, b"%03d\n" % number)
+    shutil.copy(f"{path}.2.gz", f"{path}.5.gz")
+    shutil.copy(f"{path}.2.gz", f"{path}.7.gz")
+    assert content(path) == b"000\n001\n002\n003\n"
 
 
 @pytest.mark.parametrize("rotations", [1, 2, 3])

@@ -28,7 +28,12 @@ NOW = timestamps.parse("2026-11-23T12:00:00Z") / 1e9
 
 def inspect(container: Any, version: int = 45) -> Any:
     return views.inspect(
-        container, version, graph={"Name": "x", "Data": {}}, exec_ids=[], directory=Path("/c")
+        container,
+        version,
+        graph={"Name": "x", "Data": {}},
+        exec_ids=[],
+        directory=Path("/c"),
+        log_path="",
     )
 
 
@@ -159,7 +164,7 @@ def test_optional_fields_appear_when_set(make_container: Any) -> None:
 
 
 def test_paths_appear_with_the_first_start(make_container: Any) -> None:
-    assert inspect(make_container(state=State()))["LogPath"] == ""
+    assert inspect(make_container(state=State()))["HostsPath"] == ""
 
 
 def test_aliases_had_ids_before_1_45(make_container: Any) -> None:

@@ -25,7 +25,8 @@ _MARK = b"pyengine-log "
 
 def identity(fd: int) -> bytes:
     """Of a file that will not grow shorter than its first records: inode and how it begins."""
-    begin = os.pread(fd, 256, 0)
+    # Backwards, as records that end in their own CRC have one and the same CRC forwards.
+    begin = os.pread(fd, 256, 0)[::-1]
     return _MARK + b"%d %08x" % (os.fstat(fd).st_ino, zlib.crc32(begin))
 
 
@@ -89,6 +90,11 @@ class Compressor:
         """All the rest at once, as the next rotation must not wait."""
         while not self.step(1 << 20):
             pass
+
+    def abandon(self) -> None:
+        """Leave the plain file as it is."""
+        self._give_up()
+        self.close()
 
     def close(self) -> None:
         for fd in (self._source, self._target):

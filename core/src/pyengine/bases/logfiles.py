@@ -10,6 +10,9 @@ import zlib
 from pyengine.bases.logcompress import identity, original
 
 _BLOCK = 64 * 1024
+#: So often rotations may come in between. Files that are met again even then are copies that
+#: somebody made.
+_ATTEMPTS = 100
 
 
 class LogFile:
@@ -55,7 +58,7 @@ def open_all(path: str, after: LogFile | None = None) -> list[LogFile]:
     upwards, so no file is missed. One that is met twice in a row moved along; one that is met again
     after another has been overtaken by a younger file, and the order is not to be trusted.
     """
-    while True:
+    for attempt in range(_ATTEMPTS):
         found: list[LogFile] = []
         number = absent = 0
         while absent < 3:
@@ -73,12 +76,13 @@ def open_all(path: str, after: LogFile | None = None) -> list[LogFile]:
                 continue
             overtaken = not file.is_same(found[-1])
             file.close()
-            if overtaken:
+            if overtaken and attempt < _ATTEMPTS - 1:
                 break
         else:
-            return found[::-1]
+            break
         for file in found:
             file.close()
+    return found[::-1]
 
 
 def _open(path: str) -> LogFile | None:

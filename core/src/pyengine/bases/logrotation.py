@@ -92,7 +92,7 @@ class RotatingFile:
             os.close(self._fd)
             self._fd = -1
         if self._compressor:
-            self._compressor.close()
+            self._compressor.abandon()
             self._compressor = None
 
     def _rotate(self) -> None:

@@ -59,8 +59,8 @@ class LogWriter(ABC):
     @abstractmethod
     def write(self, stream: int, chunk: bytes, time: int) -> None:
         """Take what the container wrote to ``stream`` (1, 2) at ``time`` (ns). Chunks end anywhere,
-        also inside a line or a UTF-8 sequence; bytes that are no UTF-8 are kept readable as
-        U+FFFD. What is complete is in the file (not necessarily on disk) on return.
+        also inside a line or a UTF-8 sequence; bytes that are no UTF-8 may come back as U+FFFD.
+        What is complete is in the file (not necessarily on disk) on return.
 
         A full disk raises nothing: the loss is counted and told in the log when there is room.
         """
@@ -100,6 +100,10 @@ class LoggingDriver(Driver):
     kind: ClassVar[Kind] = Kind.LOGGING
     #: False: the driver keeps nothing (none); ``docker logs`` says so.
     readable: ClassVar[bool] = True
+    #: What the file is called by which Docker's tools know this format, ``{id}`` being the
+    #: container's: ``inspect`` names it as LogPath. Empty: nobody but the driver reads the log.
+    #: Since contract 1.1.
+    public_name: ClassVar[str] = ""
 
     @abstractmethod
     def validate(self, options: Mapping[str, str]) -> None:

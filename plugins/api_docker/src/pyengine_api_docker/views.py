@@ -246,10 +246,11 @@ def inspect(
     graph: Mapping[str, Any],
     exec_ids: Sequence[str],
     directory: Path,
+    log_path: str,
     size: tuple[int, int] | None = None,
 ) -> Body:
-    """``GET /containers/{id}/json``. ``directory``: the container's own.
-    ``size``: (SizeRw, SizeRootFs) when asked for."""
+    """``GET /containers/{id}/json``. ``directory``: the container's own. ``log_path``: of a log
+    that others may read. ``size``: (SizeRw, SizeRootFs) when asked for."""
     body: Body = {
         "Id": container.id,
         "Created": container.created,
@@ -258,6 +259,7 @@ def inspect(
         "State": state(container.state),
         "Image": container.image,
         **_paths(container, directory),
+        "LogPath": log_path,
         "Name": "/" + container.name.removeprefix("/"),
         "RestartCount": container.restart_count,
         "Driver": container.drivers.get("storage", ""),
@@ -284,7 +286,6 @@ def _paths(container: Container, directory: Path) -> Body:
         "ResolvConfPath": "resolv.conf",
         "HostnamePath": "hostname",
         "HostsPath": "hosts",
-        "LogPath": f"{container.id}-json.log",
     }
     return {key: str(directory / name) if started else "" for key, name in names.items()}
 

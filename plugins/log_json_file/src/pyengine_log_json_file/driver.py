@@ -17,6 +17,7 @@ from pyengine_log_json_file.writer import JsonFileWriter
 class JsonFileDriver(FileLogDriver):
     name: ClassVar[str] = "json-file"
     priority: ClassVar[int] = 100
+    public_name: ClassVar[str] = "{id}-json.log"
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> Rotation:

@@ -73,9 +73,6 @@ class Files(msgspec.Struct, frozen=True):
     def exit(self) -> Path:
         return self.directory / "exit.json"
 
-    def log(self, id: str) -> Path:
-        return self.directory / f"{id}-json.log"
-
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the daemon's configuration says about bundles."""
@@ -144,6 +141,11 @@ class Bundles:
         driver = self._drivers.get(Kind.LOGGING, container.drivers["logging"])
         assert isinstance(driver, LoggingDriver)
         return driver
+
+    def log_file(self, container: Container) -> Path:
+        """Where the container's logging driver writes."""
+        name = self.logging(container).public_name or "container.log"
+        return self.files(container).directory / name.format(id=container.id)
 
     async def prepare(self, live: Live, linked: Linked) -> Launch:
         """Make everything present for a start. ``linked``: what it is told of other
@@ -291,7 +293,7 @@ class Bundles:
             bundle=str(files.bundle),
             state_dir=str(files.directory),
             socket=str(files.socket),
-            log_path=str(files.log(container.id)),
+            log_path=str(self.log_file(container)),
             log_options=options,
             log_attributes=record_attributes(container, options),
             terminal=config.tty,

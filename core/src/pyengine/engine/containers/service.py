@@ -150,6 +150,17 @@ class Containers:
         storage = self._storage(record)
         return {"Name": storage.name, "Data": storage.metadata(record.layer)}
 
+    def log_path(self, ref: str) -> str:
+        """Where others find the log in a format of Docker's; empty: nowhere, or not yet."""
+        record = self.get(ref)
+        try:
+            public = self._bundles.logging(record).public_name
+        except EngineError:
+            # Its package is gone, and only who asks for the log need know.
+            return ""
+        started = record.state.started_at != timestamps.NEVER
+        return str(self._bundles.log_file(record)) if public and started else ""
+
     def trace(self, ref: str) -> Sequence[Step]:
         """What the last start did and how long each step took, in order of beginning."""
         return sorted(self._registry.trace(ref), key=lambda step: step.start)
@@ -447,7 +458,7 @@ class Containers:
         driver = self._bundles.logging(live.record)
         if not driver.readable:
             raise Unsupported("configured logging driver does not support reading")
-        path = self._bundles.files(live.record).log(live.id)
+        path = self._bundles.log_file(live.record)
         reader = driver.reader(path, live.record.log_options, query)
         redact = None
         if self._hooks.has_redaction():

@@ -77,6 +77,7 @@ async def inspect(call: Call) -> web.StreamResponse:
             graph=engine.containers.graph(container.id),
             exec_ids=engine.containers.exec_ids(container.id),
             directory=engine.places.data_root / "containers" / container.id,
+            log_path=engine.containers.log_path(container.id),
             size=engine.containers.size(container.id) if call.query.flag("size") else None,
         )
     )

@@ -16,6 +16,9 @@ from pyengine.faults import failpoint
 SUFFIX = ".gz"
 _LEAST = 64 * 1024
 _RATIO = 4
+#: Two to three times as fast as the usual 6, for a tenth more in size: meanwhile the container
+#: waits for room in its pipe.
+_LEVEL = 3
 
 
 #: deflate, with a comment, no time, system unknown.
@@ -51,7 +54,7 @@ class Compressor:
                 os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC,
                 0o640,
             )
-            self._deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
+            self._deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, -15)
             self._crc = self._length = 0
             self._emit(_HEADER + identity(self._source) + b"\0")
         except OSError:

@@ -97,20 +97,20 @@ class Credentials:
     def store(self, auth: Auth) -> bool:
         """Keep credentials; True if a password went into the file as it is."""
         helper = _helper_of(self._file.load_to_change("credentials"), auth.server)
-        entry: dict[str, str] = {}
+        kept: dict[str, str] = {}
         if helper:
             secret = {"ServerURL": auth.server, "Username": auth.username, "Secret": auth.password}
             if auth.identity_token:
                 secret.update(Username=_TOKEN_USER, Secret=auth.identity_token)
             _ask(helper, "store", json.dumps(secret), "storing")
         else:
-            entry = _entry(auth)
+            kept = entry(auth)
 
         def change(config: dict[str, Any]) -> bool:
             auths = config.setdefault("auths", {})
             before = auths.get(auth.server)
-            auths[auth.server] = entry
-            return bool(before != entry)
+            auths[auth.server] = kept
+            return bool(before != kept)
 
         changed = self._file.update("credentials", change)
         return changed and not helper and bool(auth.password)
@@ -184,18 +184,19 @@ def _helper_of(config: dict[str, Any], server: str) -> str:
     return str(_table(config, "credHelpers").get(server) or config.get("credsStore") or "")
 
 
-def _entry(auth: Auth) -> dict[str, str]:
+def entry(auth: Auth) -> dict[str, str]:
+    """How config.json keeps it."""
     import base64
 
-    entry = {}
+    kept = {}
     if auth.username or auth.password:
         pair = f"{auth.username}:{auth.password}"
-        entry["auth"] = base64.b64encode(pair.encode()).decode()
+        kept["auth"] = base64.b64encode(pair.encode()).decode()
     if auth.identity_token:
-        entry["identitytoken"] = auth.identity_token
+        kept["identitytoken"] = auth.identity_token
     if auth.registry_token:
-        entry["registrytoken"] = auth.registry_token
-    return entry
+        kept["registrytoken"] = auth.registry_token
+    return kept
 
 
 def _ask(helper: str, verb: str, text: str, doing: str, *, missing: str = "") -> str | None:

@@ -88,6 +88,13 @@ def _pairs(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def _strings(text: str) -> list[str]:
+    """``a,b`` or ``"a,b",c`` (RFC 4180)."""
+    import csv
+
+    return next(csv.reader([text]), [])
+
+
 def _filter(text: str) -> str:
     if "=" not in text:
         raise ValueError("bad format of filter (expected name=value)")
@@ -106,10 +113,11 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "string": str,
     "filter": _filter,
     "stringToString": _pairs,
+    "strings": _strings,
 }
 _REPEATED = (
     *("list", "map", "filter", "mount", "network", "ulimit", "gpu-request", "KIND=NAME"),
-    "stringToString",
+    *("stringToString", "strings"),
 )
 _ZERO: dict[str, Any] = {"bool": False, "string": "", "path": ""}
 
@@ -169,7 +177,9 @@ class Options(dict[str, "Any"]):
             value = flag.check(text)
         except ValueError as error:
             raise UsageError(f'invalid argument "{text}" for "{flag.label()}" flag: {error}')
-        if flag.repeated:
+        if flag.kind == "strings":
+            self[flag.name].extend(value)
+        elif flag.repeated:
             self[flag.name].append(value)
         else:
             self[flag.name] = value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from pyengine.cli.flags import Command, Flag
+from pyengine.cli.flags import HELP, Command, Flag
 
 
 def command_help(command: Command) -> str:
@@ -13,7 +13,9 @@ def command_help(command: Command) -> str:
     parts += ["", command.long] if command.long else []
     if len(command.aliases) > 1:
         parts += ["", "Aliases:", "  " + ", ".join(command.aliases)]
-    flags = [flag for flag in command.flags if not flag.hidden]
+    # -h usually shows the help too; where it means something else, --help is worth a line.
+    taken = any(flag.short == "h" for flag in command.flags)
+    flags = [flag for flag in command.flags if not flag.hidden or (taken and flag is HELP)]
     if flags:
         parts += ["", "Options:", *options(flags)]
     return "\n".join(parts)

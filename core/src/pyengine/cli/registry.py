@@ -152,6 +152,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "ls": "volumes:ls",
             "prune": "prune:volume_prune",
             "rm": "volumes:rm",
+            "update": "volumes:update",
         },
     ),
 }

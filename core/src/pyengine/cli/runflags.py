@@ -19,6 +19,12 @@ def _attach(text: str) -> str:
     return text.lower()
 
 
+def _on_unhealthy(text: str) -> str:
+    if text not in ("none", "restart", "stop"):
+        raise ValueError('must be one of "none", "restart" or "stop"')
+    return text
+
+
 def _ip(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text.strip()))
@@ -279,7 +285,7 @@ CREATE_FLAGS = [
         "Limit write rate (IO per second) to a device",
         check=_throttle(False),
     ),
-    Flag("disable-content-trust", "", "bool", "Skip image verification", default=True, hidden=True),
+    Flag("disable-content-trust", "", "bool", "Skip image verification", default=True),
     Flag("dns", "", "list", "Set custom DNS servers", check=_ip),
     Flag("dns-opt", "", "list", "Set DNS options", hidden=True),
     Flag("dns-option", "", "list", "Set DNS options"),
@@ -342,7 +348,7 @@ CREATE_FLAGS = [
     Flag("ip6", "", "string", "IPv6 address (e.g., 2001:db8::33)", check=_ip),
     Flag("ipc", "", "string", "IPC mode to use"),
     Flag("isolation", "", "string", "Container isolation technology"),
-    Flag("kernel-memory", "", "bytes", "Kernel memory limit", hidden=True),
+    Flag("kernel-memory", "", "bytes", "Kernel memory limit"),
     Flag("label", "l", "list", "Set meta data on a container", check=_label),
     Flag("label-file", "", "list", "Read in a line delimited file of labels"),
     Flag("link", "", "list", "Add link to another container", check=_link),
@@ -368,6 +374,13 @@ CREATE_FLAGS = [
     Flag("network", "", "network", "Connect a container to a network", check=mounts.network),
     Flag("network-alias", "", "list", "Add network-scoped alias for the container"),
     Flag("no-healthcheck", "", "bool", "Disable any container-specified HEALTHCHECK"),
+    Flag(
+        "on-unhealthy",
+        "",
+        "string",
+        'What becomes of the container when it is unhealthy ("none", "restart", "stop")',
+        check=_on_unhealthy,
+    ),
     Flag("oom-kill-disable", "", "bool", "Disable OOM Killer"),
     Flag("oom-score-adj", "", "int", "Tune host's OOM preferences (-1000 to 1000)"),
     Flag("pid", "", "string", "PID namespace to use"),
@@ -402,6 +415,7 @@ CREATE_FLAGS = [
     Flag("tmpfs", "", "list", "Mount a tmpfs directory"),
     Flag("tty", "t", "bool", "Allocate a pseudo-TTY"),
     Flag("ulimit", "", "ulimit", "Ulimit options", check=ulimit),
+    Flag("use-api-socket", "", "bool", "Bind mount the engine's socket and bring credentials"),
     Flag("user", "u", "string", "Username or UID (format: <name|uid>[:<group|gid>])"),
     Flag("userns", "", "string", "User namespace to use"),
     Flag("uts", "", "string", "UTS namespace to use"),

@@ -99,3 +99,4 @@ class CreateVolume(Wire):
     driver: str = ""
     driver_opts: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    cluster_volume_spec: dict[str, object] | None = None

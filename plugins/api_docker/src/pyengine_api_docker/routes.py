@@ -120,6 +120,7 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "POST /volumes/create": Endpoint(volumes.create),
     "POST /volumes/prune": Endpoint(volumes.prune),
     "GET /volumes/*": _read(volumes.inspect),
+    "PUT /volumes/*": _read(volumes.update),
     "DELETE /volumes/*": Endpoint(volumes.remove),
     "GET /pyengine/content": _read(content.list_),
     "GET /pyengine/content/fsck": _read(content.fsck),

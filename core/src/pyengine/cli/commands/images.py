@@ -125,10 +125,14 @@ _IMAGES_DIGEST = (
         Flag("format", "", "string", table.FORMAT_HELP),
         Flag("no-trunc", "", "bool", "Don't truncate output"),
         Flag("quiet", "q", "bool", "Only show image IDs"),
+        Flag("tree", "", "bool", "List multi-platform images as a tree"),
     ],
     at_most=1,
 )
 def images(session: Session, options: Options, arguments: list[str]) -> None:
+    if options["tree"]:
+        _tree(session, options, arguments)
+        return
     given = options["format"] or str(session.config().get("imagesFormat") or "")
     default = _IMAGES_DIGEST if options["digests"] else _IMAGES
     format = table.choose_format(given, default, options["quiet"])
@@ -140,6 +144,23 @@ def images(session: Session, options: Options, arguments: list[str]) -> None:
     for image in found:
         rows += image_rows(image, not options["no-trunc"], digests)
     table.show(format, rows, ImageRow.HEADERS)
+
+
+def _tree(session: Session, options: Options, arguments: list[str]) -> None:
+    from pyengine.cli import imagetree
+
+    for flag, name in (
+        *(("no-trunc", "no-trunc"), ("quiet", "quiet"), ("digests", "show-digest")),
+        ("format", "format"),
+    ):
+        if options[flag]:
+            raise CommandError(f"--{name} is not yet supported with --tree")
+    wanted = filters([*options["filter"], *(f"reference={name}" for name in arguments)])
+    query = {"all": options["all"], "filters": wanted, "manifests": True}
+    found = session.client.get("/images/json", query)
+    if not options["all"]:
+        found = [image for image in found if image.get("RepoTags") or image.get("RepoDigests")]
+    sys.stdout.write(imagetree.render(found))
 
 
 class HistoryRow(Row):
@@ -327,16 +348,15 @@ def tag(session: Session, _: Options, arguments: list[str]) -> None:
     [
         Flag("force", "f", "bool", "Force removal of the image"),
         Flag("no-prune", "", "bool", "Do not delete untagged parents"),
-        Flag("platform", "", "list", "Remove only the given platform variant"),
+        Flag("platform", "", "strings", "Remove only the given platform variant"),
     ],
     at_least=1,
 )
 def rmi(session: Session, options: Options, names: list[str]) -> None:
-    wanted = [name for text in options["platform"] for name in text.split(",")]
     query = {
         "force": options["force"],
         "noprune": options["no-prune"],
-        "platforms": [platforms.parse(name) for name in wanted],
+        "platforms": [platforms.parse(name) for name in options["platform"]],
     }
     errors, fatal = [], False
     for name in names:

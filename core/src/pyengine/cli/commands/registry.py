@@ -23,14 +23,7 @@ def _split(image: str) -> tuple[str, str]:
     "Download an image from a registry",
     [
         Flag("all-tags", "a", "bool", "Download all tagged images in the repository"),
-        Flag(
-            "disable-content-trust",
-            "",
-            "bool",
-            "Skip image verification",
-            default=True,
-            hidden=True,
-        ),
+        Flag("disable-content-trust", "", "bool", "Skip image verification", default=True),
         Flag("platform", "", "string", "Set platform if server is multi-platform capable"),
         Flag("quiet", "q", "bool", "Suppress verbose output"),
     ],
@@ -68,7 +61,7 @@ def _whole(image: str, all_tags: bool) -> str:
     "Upload an image to a registry",
     [
         Flag("all-tags", "a", "bool", "Push all tags of an image to the repository"),
-        Flag("disable-content-trust", "", "bool", "Skip image signing", default=True, hidden=True),
+        Flag("disable-content-trust", "", "bool", "Skip image signing", default=True),
         Flag(
             "platform", "", "string", "Push a platform-specific manifest as a single-platform image"
         ),

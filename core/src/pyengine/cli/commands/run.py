@@ -8,6 +8,7 @@ import re
 import sys
 
 from pyengine.cli import containerconfig, platforms, reference, streams
+from pyengine.cli.apisocket import ApiSocket
 from pyengine.cli.client import ApiError, Client, CommandError, NoEngine, quote
 from pyengine.cli.flags import Options, command
 from pyengine.cli.runflags import CREATE_FLAGS, RUN_FLAGS
@@ -51,9 +52,27 @@ def _pull_choice(options: Options, word: str) -> None:
 def _body(options: Options, arguments: list[str], word: str) -> dict[str, Any]:
     try:
         reference.check(arguments[0])
-        return containerconfig.build(options, arguments[0], arguments[1:])
+        body = containerconfig.build(options, arguments[0], arguments[1:])
     except ValueError as error:
         raise RunError(str(error), word)
+    if options["on-unhealthy"]:
+        annotations = {"pyengine.on-unhealthy": options["on-unhealthy"]}
+        host = body["HostConfig"]
+        host["Annotations"] = {**(host.get("Annotations") or {}), **annotations}
+    return body
+
+
+_WINDOWS = ("cpu-count", "cpu-percent", "io-maxbandwidth", "io-maxiops")
+
+
+def _refuse_foreign(client: Client, options: Options) -> None:
+    """Flags for an engine on Windows, which another would overlook."""
+    for flag in _WINDOWS:
+        if flag in options.changed and client.os_type != "windows":
+            raise CommandError(
+                f'"--{flag}" is only supported on a Docker daemon running on windows, but the '
+                f"Docker daemon is running on {client.os_type}"
+            )
 
 
 @contextlib.contextmanager
@@ -95,6 +114,7 @@ def _pull(session: Session, options: Options, image: str) -> None:
 def create_container(session: Session, options: Options, body: dict[str, Any]) -> str:
     """Create, pulling the image first if it is missing and may be pulled. Returns the id."""
     client, image = session.client, body["Image"]
+    socket = ApiSocket(session, body) if options["use-api-socket"] else None
     query = {"name": options["name"], "platform": platforms.wanted(options)}
     rows, columns = streams.terminal_size()
     body["HostConfig"]["ConsoleSize"] = [rows, columns]
@@ -113,6 +133,8 @@ def create_container(session: Session, options: Options, body: dict[str, Any]) -
                 )
             _pull(session, options, image)
             created = client.post("/containers/create", query, body)
+        if socket is not None:
+            socket.bring_credentials(client, created["Id"])
         for warning in created.get("Warnings") or []:
             print("WARNING:", warning, file=sys.stderr)
         write_id(created["Id"])
@@ -146,6 +168,7 @@ def wait_result(response: Response) -> int:
 def create(session: Session, options: Options, arguments: list[str]) -> None:
     _pull_choice(options, "create")
     body = _body(options, arguments, "create")
+    _refuse_foreign(session.client, options)
     print(create_container(session, options, body))
 
 
@@ -164,6 +187,7 @@ def run(session: Session, options: Options, arguments: list[str]) -> int:
         client = session.client
     except NoEngine as error:
         raise RunError(str(error), "run")
+    _refuse_foreign(client, options)
     if options["detach"]:
         if options["attach"]:
             raise CommandError("conflicting options: cannot specify both --attach and --detach")

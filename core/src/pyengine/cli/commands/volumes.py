@@ -71,10 +71,40 @@ class VolumeRow(Row):
         return "N/A"
 
 
+#: Volumes that a Swarm makes where a task needs them. There is none here, and the engine says so.
+_AVAILABILITY = Flag(
+    "availability",
+    "",
+    "string",
+    'Cluster volume availability ("active", "pause", "drain")',
+    default="active",
+)
+_CLUSTER = [
+    _AVAILABILITY,
+    Flag("group", "", "string", "Cluster volume group"),
+    Flag("limit-bytes", "", "bytes", "Largest size of the cluster volume"),
+    Flag("required-bytes", "", "bytes", "Smallest size of the cluster volume"),
+    Flag("scope", "", "string", 'Cluster volume scope ("single", "multi")', default="single"),
+    Flag("secret", "", "map", "Cluster volume secrets"),
+    Flag(
+        "sharing",
+        "",
+        "string",
+        'Cluster volume sharing ("none", "readonly", "onewriter", "all")',
+        default="none",
+    ),
+    Flag("topology-preferred", "", "list", "Where the cluster volume had better be"),
+    Flag("topology-required", "", "list", "Where the cluster volume must be"),
+    Flag("type", "", "string", 'Cluster volume type ("mount", "block")', default="block"),
+]
+_CLUSTER_TABLE = "table {{.Name}}\t{{.Group}}\t{{.Driver}}\t{{.Availability}}\t{{.Status}}"
+
+
 @command(
     "[OPTIONS]",
     "List volumes",
     [
+        Flag("cluster", "", "bool", "Display only cluster volumes"),
         Flag("filter", "f", "filter", 'Provide filter values (e.g. "dangling=true")'),
         Flag("format", "", "string", table.FORMAT_HELP),
         Flag("quiet", "q", "bool", "Only display volume names"),
@@ -83,11 +113,12 @@ class VolumeRow(Row):
 )
 def ls(session: Session, options: Options, _: list[str]) -> None:
     given = options["format"] or str(session.config().get("volumesFormat") or "")
-    format = table.choose_format(
-        given, "table {{.Driver}}\t{{.Name}}", options["quiet"], "{{.Name}}"
-    )
+    default = _CLUSTER_TABLE if options["cluster"] else "table {{.Driver}}\t{{.Name}}"
+    format = table.choose_format(given, default, options["quiet"], "{{.Name}}")
     answer = session.client.get("/volumes", {"filters": filters(options["filter"])})
     volumes = sorted(answer.get("Volumes") or [], key=lambda volume: table.natural(volume["Name"]))
+    if options["cluster"]:
+        volumes = [volume for volume in volumes if volume.get("ClusterVolume")]
     table.show(format, [VolumeRow(volume) for volume in volumes], VolumeRow.HEADERS)
 
 
@@ -95,6 +126,7 @@ def ls(session: Session, options: Options, _: list[str]) -> None:
     "[OPTIONS] [VOLUME]",
     "Create a volume",
     [
+        *_CLUSTER,
         Flag("driver", "d", "string", "Specify volume driver name", default="local"),
         Flag("label", "", "list", "Set metadata for a volume"),
         Flag("name", "", "string", "Specify volume name", hidden=True),
@@ -115,7 +147,24 @@ def create(session: Session, options: Options, arguments: list[str]) -> None:
         "DriverOpts": pairs(options["opt"]),
         "Labels": pairs(options["label"]),
     }
+    if any(flag.name in options.changed for flag in _CLUSTER):
+        # For the engine to refuse, in its own words: there is no cluster.
+        body["ClusterVolumeSpec"] = {"Group": options["group"]}
     print(session.client.post("/volumes/create", body=body)["Name"])
+
+
+@command(
+    "[OPTIONS] [VOLUME]",
+    "Update a volume (cluster volumes only)",
+    [_AVAILABILITY],
+    at_least=1,
+    at_most=1,
+)
+def update(session: Session, _: Options, arguments: list[str]) -> None:
+    volume = session.client.get(f"/volumes/{quote(arguments[0])}")
+    if not volume.get("ClusterVolume"):
+        raise CommandError("can only update cluster volumes")
+    raise CommandError("the volumes of a cluster are updated with docker's own command")
 
 
 @command(

@@ -190,7 +190,12 @@ async def options(call: Call) -> web.StreamResponse:
 async def swarm(call: Call) -> web.StreamResponse:
     if call.path == "/swarm/leave":
         raise Unavailable("This node is not part of a swarm")
-    raise Unavailable(
+    raise no_swarm()
+
+
+def no_swarm() -> Unavailable:
+    """The refusal of whatever only a cluster has."""
+    return Unavailable(
         'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
         "connect this node to swarm and try again."
     )

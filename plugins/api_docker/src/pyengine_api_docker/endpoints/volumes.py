@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from pyengine.errors import Unavailable
 from pyengine_api_docker import objects, requests
+from pyengine_api_docker.endpoints.system import no_swarm
 from pyengine_api_docker.http import Call, empty, json
 
 
@@ -26,6 +28,8 @@ async def inspect(call: Call) -> web.StreamResponse:
 
 async def create(call: Call) -> web.StreamResponse:
     body = await call.body(requests.CreateVolume)
+    if body.cluster_volume_spec is not None and call.version >= 42:
+        raise no_swarm()
     volumes = call.engine.volumes
     labels = body.labels or {}
     if not body.name:
@@ -33,6 +37,10 @@ async def create(call: Call) -> web.StreamResponse:
         labels = {**labels, "com.docker.volume.anonymous": ""}
     record = await volumes.create(body.name, body.driver, body.driver_opts or {}, labels)
     return json(objects.volume(record, volumes.mountpoint(record.name)), 201)
+
+
+async def update(_: Call) -> web.StreamResponse:
+    raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
 
 async def remove(call: Call) -> web.StreamResponse:

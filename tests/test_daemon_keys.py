@@ -25,7 +25,7 @@ SHOWN_BY = {
     "authorization-plugins": "tests/e2e/test_e2e_authz.py::"
     "test_a_refused_request_is_not_carried_out",
     "bip": f"{KEYS}::test_the_default_bridge",
-    "bridge": "It is the name of a bridge of ours.",
+    "bridge": "tests/e2e/test_e2e_default_bridge.py::test_a_bridge_of_the_operators",
     "cdi-spec-dirs": "tests/e2e/test_e2e_devices.py::test_a_device_of_a_vendor",
     "cgroup-parent": f"{CONFIG}::test_containers",
     "data-root": f"{KEYS}::test_the_daemon_itself",

@@ -71,7 +71,7 @@ HERE = Path(__file__)
         ({"default-ipc-mode": "host"}, "'host' is none of private, shareable"),
         ({"default-cgroupns-mode": "x"}, "'x' is none of"),
         ({"dns": ["1.1.1.1", "nowhere"]}, "'nowhere' is no IP address"),
-        ({"ip": "here"}, "'here' is no IP address"),
+        ({"ip": "here"}, "'here' is no IPv4 address"),
         ({"mtu": -3}, "invalid mtu: -3"),
         ({"shutdown-timeout": -1}, "invalid shutdown timeout: -1"),
         ({"drivers": {"storage": {"nmae": "vfs"}}}, "unknown field `nmae`"),

@@ -17,6 +17,14 @@ def address(text: str) -> str:
     return ""
 
 
+def address_v4(text: str) -> str:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return f"{text!r} is no IPv4 address"
+    return ""
+
+
 def endpoint(text: str) -> str:
     """``HOST:PORT``; empty for none."""
     _, colon, port = text.rpartition(":")

@@ -217,7 +217,7 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "https-proxy": names.check_proxy,
     "init-path": _program,
     "insecure-registries": names.check_insecure,
-    "ip": addresses.address,
+    "ip": addresses.address_v4,
     "log-format": _one_of("text", "json"),
     "log-level": _one_of("trace", "debug", "info", "warn", "error", "fatal", "panic"),
     "metrics-addr": addresses.endpoint,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import ipaddress
-import json
 import logging
 import os
 import uuid
@@ -41,10 +39,11 @@ from pyengine.engine.images.layers import Layers
 from pyengine.engine.images.service import Images
 from pyengine.engine.images.unpackers import Unpackers
 from pyengine.engine.model import Container, Ulimit
+from pyengine.engine.networks import defaultbridge
 from pyengine.engine.networks.dns.names import Names
 from pyengine.engine.networks.portproxy import PublishedProxy
 from pyengine.engine.networks.ports import PortAllocator
-from pyengine.engine.networks.service import IpamConfig, Networks
+from pyengine.engine.networks.service import Networks
 from pyengine.engine.restore import Restore
 from pyengine.engine.system import System
 from pyengine.engine.units import parse_size
@@ -376,14 +375,15 @@ class Engine:
         self.registries = Registries(config, self._directory)
         self._registry = Registry(self.database)
         self.volumes = Volumes(self.database, self.drivers, self.calls, self.events)
+        bridge = defaultbridge.request(config, f"{places.prefix}0")
         self.networks = Networks(
             self.database,
             self.drivers,
             self.calls,
             self.events,
             self.hooks,
-            self._bridge_options(),
-            self._bridge_pools(),
+            bridge,
+            defaultbridge.asked(bridge, config),
             config.allowed(Kind.NETWORK),
             config.default_network_opts,
         )
@@ -424,9 +424,7 @@ class Engine:
         self.portproxy = PublishedProxy(
             places.exec_root, self._registry.records if config.userland_proxy else lambda: ()
         )
-        allocator = PortAllocator(
-            "" if config.ip == "0.0.0.0" else config.ip, own_sockets=self.portproxy.inodes
-        )
+        allocator = PortAllocator(own_sockets=self.portproxy.inodes)
         names = Names(self._registry.records)
         self.events.inform(lambda event: names.changed() if event.action == "rename" else None)
         self.name_servers = NameServers(
@@ -469,35 +467,6 @@ class Engine:
             self.networks, self.volumes, self.drivers, self.calls, self.content, self._all_layers,
             self._cgroup_parent,
         )  # fmt: skip
-
-    def _bridge_pools(self) -> list[IpamConfig]:
-        """The subnets of the default bridge, as far as they were configured."""
-        config = self.config
-        first = IpamConfig(
-            subnet=_network_of(config.bip),
-            gateway=config.bip.partition("/")[0],
-            ip_range=config.fixed_cidr,
-        )
-        pools = [first] if first != IpamConfig() else []
-        if config.ipv6 and config.fixed_cidr_v6:
-            pools.append(IpamConfig(subnet=config.fixed_cidr_v6))
-        return pools
-
-    def _bridge_options(self) -> dict[str, str]:
-        config = self.config
-        prefix = "com.docker.network"
-        options = {
-            f"{prefix}.bridge.default_bridge": "true",
-            f"{prefix}.bridge.enable_icc": _bool(config.icc),
-            f"{prefix}.bridge.enable_ip_masquerade": _bool(config.ip_masq),
-            f"{prefix}.bridge.host_binding_ipv4": config.ip,
-            f"{prefix}.bridge.name": config.bridge or f"{self.places.prefix}0",
-        }
-        if config.ipv6:
-            options[f"{prefix}.enable_ipv6"] = "true"
-        if config.mtu:
-            options[f"{prefix}.driver.mtu"] = str(config.mtu)
-        return options
 
     def _volume_users(self, name: str) -> list[str]:
         return [
@@ -571,11 +540,3 @@ def _lock(root: Path, taken: str, advice: str) -> int:
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
-
-
-def _bool(value: bool) -> str:
-    return json.dumps(value)
-
-
-def _network_of(bip: str) -> str:
-    return str(ipaddress.ip_interface(bip).network) if bip else ""

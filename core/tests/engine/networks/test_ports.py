@@ -14,9 +14,9 @@ from pyengine.linux.sockdiag import BoundSocket
 
 
 def allocator(
-    *sockets: BoundSocket, own: set[int] | None = None, ipv6: bool = False, ip: str = ""
+    *sockets: BoundSocket, own: set[int] | None = None, ipv6: bool = False
 ) -> PortAllocator:
-    return PortAllocator(ip, lambda: own or set(), lambda: sockets, ipv6)
+    return PortAllocator(lambda: own or set(), lambda: sockets, ipv6)
 
 
 def bind(port: str = "", ip: str = "") -> list[PortBinding]:
@@ -45,7 +45,8 @@ def test_both_families_are_bound_and_shown() -> None:
 def test_an_address_that_is_named_is_the_only_one() -> None:
     grant = ask(allocator(ipv6=True), "web", {"80": bind("8080", "127.0.0.1")})
     assert shown(grant) == {"80/tcp": [("127.0.0.1", "8080")]}
-    grant = ask(allocator(ipv6=True, ip="10.0.0.1"), "web", {"80": bind("8080")})
+    bindings = {"80": bind("8080")}
+    grant = ask(allocator(ipv6=True), "web", bindings, default_address="10.0.0.1")
     assert shown(grant) == {"80/tcp": [("10.0.0.1", "8080")]}
 
 

@@ -92,7 +92,7 @@ class BridgeDriver(NetworkDriver):
         options = read_options(network, self.context.prefix)
         with Netlink() as host:
             link = host.link(options.bridge)
-            if link and self._owner(link) == network.id:
+            if link and self._owner(link) == network.id and not options.given:
                 host.run([delete_link(link.name)])
 
     def join(self, network: NetworkRecord, endpoint: EndpointRecord, netns: int) -> Joined:
@@ -100,7 +100,7 @@ class BridgeDriver(NetworkDriver):
         name = _veth(endpoint)
         with Netlink() as host:
             bridge = host.link(options.bridge)
-            if bridge is None or self._owner(bridge) != network.id:
+            if bridge is None or not (options.given or self._owner(bridge) == network.id):
                 self._ensure(network)
                 bridge = host.link(options.bridge)
                 assert bridge is not None
@@ -253,7 +253,13 @@ class BridgeDriver(NetworkDriver):
         self, host: Netlink, network: NetworkRecord, options: BridgeOptions
     ) -> Link | None:
         link = host.link(options.bridge)
-        if link is not None:
+        if options.given:
+            if link is None or link.kind != "bridge":
+                raise DriverError(
+                    f"there is no bridge {options.bridge} for network {network.name}",
+                    help=f"ip link add {options.bridge} type bridge",
+                )
+        elif link is not None:
             self._refuse_foreign(link, network.id)
         return link
 
@@ -282,6 +288,8 @@ def _address_changes(
         if subnet.gateway and not (parsed.version == 4 and options.inhibit_ipv4):
             wanted.add(str(ip_interface(f"{subnet.gateway}/{parsed.prefixlen}")))
     stale = {cidr for cidr in present if not ip_interface(cidr).is_link_local} - wanted
+    if options.given:
+        stale = set()
     return [delete_address(link.index, cidr) for cidr in sorted(stale)] + [
         add_address(link.index, cidr) for cidr in sorted(wanted - set(present))
     ]

@@ -38,9 +38,11 @@ _FALSE = {"0", "f", "F", "FALSE", "false", "False"}
 
 
 class BridgeOptions(msgspec.Struct, frozen=True):
-    """The options in force. ``mtu`` 0: the kernel's default."""
+    """The options in force. ``mtu`` 0: the kernel's default. ``given``: the bridge is the
+    operator's, who has made it for the default network."""
 
     bridge: str
+    given: bool = False
     icc: bool = True
     masquerade: bool = True
     host_binding: str = ""
@@ -73,6 +75,7 @@ def read_options(network: NetworkRecord, prefix: str) -> BridgeOptions:
         )
     return BridgeOptions(
         bridge=bridge,
+        given=network.predefined and bridge != default,
         icc=_boolean(options, ICC, True),
         masquerade=_boolean(options, MASQUERADE, True),
         host_binding=_ipv4(options, HOST_BINDING),

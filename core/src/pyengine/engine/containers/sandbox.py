@@ -28,6 +28,7 @@ from pyengine.engine.timings import NETWORK_ACTIONS, timed
 from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
+from pyengine.linux.interfaces import bring_up_loopback
 
 if TYPE_CHECKING:
     from pyengine.engine.networks.dns.servers import NameServers
@@ -87,7 +88,7 @@ class Sandboxes:
     async def lease(self, container: Container) -> None:
         """Before a start: addresses and host ports, into the record that the caller commits."""
         try:
-            for name, settings in container.networks.items():
+            for name, settings in self._networks.attached(container).items():
                 network = self._networks.get(name)
                 await self._networks.lease(network, settings, container.id)
             if container.host_config.port_bindings or container.host_config.publish_all_ports:
@@ -111,19 +112,22 @@ class Sandboxes:
         await asyncio.to_thread(_pin, netns, path)
         container.sandbox_key = str(path)
         main = self._gateway_network(container)
-        container.interfaces = len(container.networks)
+        attached = self._networks.attached(container)
+        container.interfaces = len(attached)
+        if not attached:
+            await on_thread("network", bring_up_loopback, netns)
         serving: Awaitable[None] | None = None
         if embedded(container):
             serving = asyncio.ensure_future(self._name_servers.open(container, netns))
         try:
-            for number, name in enumerate(container.networks):
+            for number, name in enumerate(attached):
                 await self._networks.join(container, name, f"eth{number}", name == main, netns)
-            for number, settings in enumerate(container.networks.values()):
+            for number, settings in enumerate(attached.values()):
                 if linksysctls.OPTION in (settings.driver_opts or {}):
                     await on_thread("sysctl", linksysctls.apply, settings, f"eth{number}", netns)
             if main:
                 await self._networks.open(container, main, container.published)
-            for name in container.networks:
+            for name in attached:
                 if name != main:
                     await self._networks.open(container, name, [])
             if container.published:
@@ -260,6 +264,7 @@ class Sandboxes:
             container.host_config.port_bindings or {},
             container.config.exposed_ports or {},
             container.host_config.publish_all_ports,
+            self._networks.host_binding(main),
         )
         for port in grant.published:
             if not _is_local(port.host_ip):
@@ -276,7 +281,7 @@ class Sandboxes:
         """The network that gives the default route: highest priority, then first by name, but an
         internal one only if there is no other."""
         candidates = sorted(
-            container.networks,
+            self._networks.attached(container),
             key=lambda name: (
                 self._networks.get(name).internal,
                 -container.networks[name].gw_priority,

@@ -48,19 +48,16 @@ class _Wish(NamedTuple):
 class PortAllocator:
     """All methods may be called from any thread.
 
-    ``default_address``: for bindings that name none (the daemon's ``--ip``); empty: all addresses.
     ``own_sockets``: inodes of sockets that the engine itself holds for published ports.
     ``ipv6``: whether ``[::]`` is bound beside ``0.0.0.0``; None: if this host has IPv6.
     """
 
     def __init__(
         self,
-        default_address: str = "",
         own_sockets: Callable[[], set[int]] = set,
         sockets: Callable[[], Sequence[BoundSocket]] = bound_sockets,
         ipv6: bool | None = None,
     ) -> None:
-        self._default = default_address
         self._own_sockets = own_sockets
         self._sockets = sockets
         self._ipv6 = _host_has_ipv6() if ipv6 is None else ipv6
@@ -87,10 +84,9 @@ class PortAllocator:
         Raises ``InvalidParameter`` for a specification that is none, and ``EngineError`` in
         Docker's words for a port that is taken; ``name``, ``endpoint_id`` and
         ``container_address`` are for these words. ``default_address``: the network's
-        (``host_binding_ipv4``), before the engine's.
+        (``host_binding_ipv4``), for bindings that name none; empty: all addresses.
         """
-        default = default_address or self._default
-        wishes = list(self._wishes(bindings, exposed, publish_all, default))
+        wishes = list(self._wishes(bindings, exposed, publish_all, default_address))
         if not wishes:
             return Grant()
         foreign = _by_port(self._sockets())

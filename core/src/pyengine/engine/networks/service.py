@@ -53,8 +53,6 @@ from pyengine.state.database import Database, Delete, Put
 log = logging.getLogger(__name__)
 
 TABLE = "networks"
-#: Docker's option that makes a network dual stack.
-ENABLE_IPV6 = "com.docker.network.enable_ipv6"
 FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
 
 Filters = Mapping[str, Sequence[str]]
@@ -62,7 +60,7 @@ Lines = list[str]
 
 
 class Network(msgspec.Struct, kw_only=True):
-    """A network's record. ``config``: IPAM configuration as it was asked for (Docker's shape)."""
+    """A network's record. ``asked``: what the default bridge was made from (a text to compare)."""
 
     id: str
     name: str
@@ -78,6 +76,7 @@ class Network(msgspec.Struct, kw_only=True):
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
     predefined: bool = False
+    asked: str = ""
 
     def record(self) -> NetworkRecord:
         """The part that a network driver is told."""
@@ -103,7 +102,8 @@ class IpamConfig(msgspec.Struct, rename="pascal", kw_only=True):
 
 
 class NetworkRequest(msgspec.Struct, kw_only=True):
-    """What a new network shall be."""
+    """What a new network shall be. ``interface``: a bridge of the host that is this network's
+    already, with its addresses."""
 
     name: str
     driver: str = ""
@@ -115,6 +115,7 @@ class NetworkRequest(msgspec.Struct, kw_only=True):
     ipam: list[IpamConfig] = []
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    interface: str = ""
 
 
 class EndpointView(msgspec.Struct):
@@ -137,20 +138,21 @@ class Networks:
         calls: Callable[[Kind, str], DriverCalls],
         events: Events,
         hooks: Hooks,
-        default_options: Mapping[str, str],
-        default_ipam: Sequence[IpamConfig],
+        default_bridge: NetworkRequest | None,
+        asked: str,
         allowed: Sequence[str] | None,
         driver_options: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """``default_options``, ``default_ipam``: of the default bridge. ``driver_options``: of
-        every network that a user makes, by its driver, where the user says nothing."""
+        """``default_bridge``: None for none at all; ``asked`` differs where it would be another.
+        ``driver_options``: of every network that a user makes, by its driver, where the user says
+        nothing."""
         self._database = database
         self._drivers = drivers
         self._calls = calls
         self._events = events
         self._hooks = hooks
-        self._default_options = dict(default_options)
-        self._default_ipam = default_ipam
+        self._default_bridge = default_bridge
+        self._asked = asked
         self._allowed = allowed
         self._driver_options = driver_options or {}
         self._records = database.load(TABLE, Network)
@@ -159,6 +161,18 @@ class Networks:
         self._heal: asyncio.Lock = asyncio.Lock()
         self.containers: Callable[[], Sequence[Container]] = lambda: []
         self.firewall = Firewall(drivers, calls)
+
+    def attached(self, container: Container) -> dict[str, EndpointSettings]:
+        """The networks that a container gets when it starts: without a default bridge, those that
+        would be on it get none, as with Docker."""
+        absent = self._default_bridge is None and not any(
+            network.name == "bridge" for network in self._records.values()
+        )
+        return {
+            name: settings
+            for name, settings in container.networks.items()
+            if not (absent and name == "bridge")
+        }
 
     # -- look-ups: no driver is asked ----------------------------------------------------------
 
@@ -390,6 +404,12 @@ class Networks:
             options=settings.driver_opts or {},
         )
 
+    def host_binding(self, name: str) -> str:
+        """Where ports of containers on that network are published if they do not say; "": on all
+        addresses."""
+        view = self._view(self.get(name))
+        return view.host_binding if view and view.host_binding != "0.0.0.0" else ""
+
     def firewall_endpoint(
         self, network: Network, settings: EndpointSettings, ports: Sequence[PublishedPort]
     ) -> FirewallEndpoint | None:
@@ -411,10 +431,8 @@ class Networks:
         records. ``endpoints``: the containers that run. What was done, a sentence each."""
         await self._restore_leases()
         for name in PREDEFINED:
-            if name in self._drivers.catalog.names(Kind.NETWORK) and not any(
-                n.name == name for n in self._records.values()
-            ):
-                await self._predefine(name)
+            if name in self._drivers.catalog.names(Kind.NETWORK):
+                await self._predefine(name, [container for container, _ in endpoints])
         done: list[str] = []
         for driver_name in {network.driver for network in self._records.values()}:
             try:
@@ -464,14 +482,16 @@ class Networks:
 
     # -- inside --------------------------------------------------------------------------------
 
-    async def _make(self, request: NetworkRequest, predefined: bool) -> Network:
+    async def _make(
+        self, request: NetworkRequest, predefined: bool, asked: str = "", id: str = ""
+    ) -> Network:
         await self._drivers.use(Kind.NETWORK, request.driver)
         name = request.driver or self._default_driver()
         driver = self._driver(name)
         if NetworkCapability.MULTIPLE not in driver.capabilities() and not predefined:
             raise Forbidden(f'only one instance of "{name}" network is allowed')
         network = Network(
-            id=new_id(),
+            id=id or new_id(),
             name=request.name,
             driver=name,
             created=timestamps.now(),
@@ -483,6 +503,7 @@ class Networks:
             else {**self._driver_options.get(name, {}), **request.options},
             labels=request.labels,
             predefined=predefined,
+            asked=asked,
         )
         if NetworkCapability.ADDRESSES in driver.capabilities():
             network.ipam_driver = request.ipam_driver or self._drivers.default(Kind.IPAM)
@@ -510,8 +531,8 @@ class Networks:
             raise
         return network
 
-    async def _unmake(self, network: Network) -> None:
-        if self._view(network) is not None:
+    async def _unmake(self, network: Network, rules: bool = True) -> None:
+        if rules and self._view(network) is not None:
             await self.firewall.apply(Change(remove_networks=[network.id]))
         driver, calls = self._network(network)
         await calls(driver.delete_network, network.record())
@@ -519,7 +540,7 @@ class Networks:
 
     async def _request_pools(self, network: Network, request: NetworkRequest) -> None:
         ipam, calls = self._ipam(network)
-        avoid = await asyncio.to_thread(host_routes)
+        avoid = await asyncio.to_thread(host_routes, request.interface)
         avoid += [pool.subnet for n in self._records.values() for pool in n.pools]
         wanted = list(request.ipam)
         if not any(not _is_v6(item.subnet) for item in wanted):
@@ -552,14 +573,31 @@ class Networks:
             for pool in network.pools:
                 await calls(ipam.release_pool, pool.id)
 
-    async def _predefine(self, name: str) -> None:
-        request = NetworkRequest(name=name, driver=name)
-        if name == "bridge":
-            request.options = dict(self._default_options)
-            request.ipv6 = request.options.pop(ENABLE_IPV6, "") == "true"
-            request.ipam = list(self._default_ipam)
+    async def _predefine(self, name: str, running: Sequence[Container]) -> None:
+        """Make a predefined network if there is none, and the default bridge anew where the
+        operator wants another one and none of the ``running`` containers is on it."""
+        old = next((n for n in self._records.values() if n.name == name), None)
+        wanted = (
+            self._default_bridge if name == "bridge" else NetworkRequest(name=name, driver=name)
+        )
+        asked = self._asked if name == "bridge" else ""
+        if old is not None and old.asked == asked:
+            return
+        if old is not None and any(
+            settings.network_id == old.id and settings.endpoint_id
+            for container in running
+            for settings in container.networks.values()
+        ):
+            log.warning("the default bridge stays as it is: containers run on it")
+            return
         try:
-            await self._make(request, predefined=True)
+            if old is not None:
+                await self._unmake(old, rules=False)  # they are all made anew after this
+                self._records.pop(old.id)
+            if wanted is not None:
+                await self._make(wanted, predefined=True, asked=asked, id=old.id if old else "")
+            elif old is not None:
+                await self._database.commit(Delete(TABLE, old.id))
         except (EngineError, OSError) as error:
             log.error("the predefined network %s cannot be made: %s", name, error)
 
@@ -674,12 +712,15 @@ def clear(settings: EndpointSettings) -> None:
     settings.dns_names = None
 
 
-def host_routes() -> list[str]:
-    """IPv4 networks that the host routes to, but for the default route (proc(5), net/route)."""
+def host_routes(but: str = "") -> list[str]:
+    """IPv4 networks that the host routes to, without the default route and those of the interface
+    ``but`` (proc(5), net/route)."""
     routes = []
     with open("/proc/net/route") as table:
         for line in list(table)[1:]:
             words = line.split()
+            if words[0] == but:
+                continue
             destination = socket.inet_ntoa(struct.pack("<L", int(words[1], 16)))
             mask = socket.inet_ntoa(struct.pack("<L", int(words[7], 16)))
             network = ipaddress.ip_network(f"{destination}/{mask}")

@@ -47,9 +47,8 @@ class EngineProcess:
         self.run = root / "run"
         self.socket = root / "s.sock"
         self.log = root / "daemon.log"
-        #: Flags that say where it lives; a daemon.json that says so itself does without.
-        self.places = ["--data-root", str(self.data), "--exec-root", str(self.run),
-                       "-H", f"unix://{self.socket}"]  # fmt: skip
+        #: False: a daemon.json says where it lives, so no flags do.
+        self.placed = True
         self.flags = list(flags)
         self.env = dict(env or {})
         self.namespace = f"petest{os.getpid()}-{id(self) & 0xFFFFFF:x}"
@@ -70,8 +69,11 @@ class EngineProcess:
         command = [
             "nsenter", f"--net=/run/netns/{self.namespace}", "--",
             self.python, "-m", "pyengine", "daemon",
-            *self.places, *self.flags, *flags,
         ]  # fmt: skip
+        if self.placed:
+            command += ["--data-root", str(self.data), "--exec-root", str(self.run),
+                        "-H", f"unix://{self.socket}"]  # fmt: skip
+        command += [*self.flags, *flags]
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
                 command,

@@ -66,7 +66,7 @@ def engine_with(tmp_path: Path, docker_binary: str, busybox: Path) -> Iterator[A
         made.append(engine)
         engine.in_namespace("sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward")
         if {"hosts", "data-root", "exec-root"} <= plain.keys():
-            engine.places = []
+            engine.placed = False
         engine.start()
         engine.docker("import", "-c", "CMD sh", str(busybox), "busybox:latest")
         return engine

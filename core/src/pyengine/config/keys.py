@@ -154,7 +154,9 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
                 chosen[Kind(key)] = Choice(value)
             else:
                 chosen[Kind(key)] = Choice(value.name or value.default, value.options)
-        for kind, name in ((Kind.STORAGE, self.storage_driver), (Kind.LOGGING, self.log_driver)):
+        # Of several log drivers the first is the one that options belong to.
+        log_driver = self.log_driver.partition(",")[0]
+        for kind, name in ((Kind.STORAGE, self.storage_driver), (Kind.LOGGING, log_driver)):
             if name and kind not in chosen:
                 chosen[kind] = Choice(name)
         if self.firewall_backend and Kind.FIREWALL not in chosen:
@@ -174,6 +176,11 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
             now = chosen.get(Kind.IPAM, Choice())
             chosen[Kind.IPAM] = Choice(now.name, {"default-address-pools": pools, **now.options})
         return chosen
+
+    def log_drivers(self) -> str:
+        """What a container's log goes to unless it says otherwise, as ``--log-driver`` names it;
+        empty: whichever driver is best here."""
+        return "" if Kind.LOGGING.value in self.drivers else self.log_driver
 
     def cdi_directories(self) -> list[str]:
         """Where devices are described; none if that is turned off, by an empty name or by the

@@ -104,6 +104,9 @@ class LoggingDriver(Driver):
     #: container's: ``inspect`` names it as LogPath. Empty: nobody but the driver reads the log.
     #: Since contract 1.1.
     public_name: ClassVar[str] = ""
+    #: The options that are this driver's own (``max-size``), for containers that have log sinks
+    #: beside it: each gets what it knows. Since contract 1.1.
+    options: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def validate(self, options: Mapping[str, str]) -> None:

@@ -9,13 +9,14 @@ import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyengine import config as configuration
 from pyengine import drivers as driver_module
 from pyengine.config import DEFAULT_DATA_ROOT, DEFAULT_FILE, Config
 from pyengine.contracts.base import Driver, DriverContext, Kind
 from pyengine.contracts.frontend import Frontend, Listener
+from pyengine.contracts.logsink import LogSinkDriver
 from pyengine.contracts.security import SecurityPlugin
 from pyengine.contracts.storage import StorageDriver
 from pyengine.drivers import Catalog, Drivers, Places
@@ -25,7 +26,8 @@ from pyengine.engine.containers.bundle import Bundles, Settings
 from pyengine.engine.containers.copying import Copying
 from pyengine.engine.containers.execs import Execs
 from pyengine.engine.containers.healthchecks import HealthChecks
-from pyengine.engine.containers.lifecycle import STOP_TIMEOUT, Lifecycle
+from pyengine.engine.containers.lifecycle import STOP_TIMEOUT, Lifecycle, attributes
+from pyengine.engine.containers.logchoice import LogChoices
 from pyengine.engine.containers.registry import Registry
 from pyengine.engine.containers.removal import Removals
 from pyengine.engine.containers.runtimes import Runtimes
@@ -38,6 +40,7 @@ from pyengine.engine.images.content import Content
 from pyengine.engine.images.layers import Layers
 from pyengine.engine.images.service import Images
 from pyengine.engine.images.unpackers import Unpackers
+from pyengine.engine.logsinks import LogSinks
 from pyengine.engine.model import Container, Ulimit
 from pyengine.engine.networks import defaultbridge
 from pyengine.engine.networks.dns.names import Names
@@ -175,6 +178,7 @@ class Engine:
         await self._restore.reconcile()
         await self.portproxy.update()
         self.usage.start()
+        self.log_sinks.restore({live.id for live in self._registry})
         self._healer = asyncio.create_task(self._heal())
         self._restored.set()
 
@@ -222,6 +226,7 @@ class Engine:
             if not self.config.cgroup_parent:
                 Cgroup(self._cgroup_parent).remove_empty()
         await self.usage.close()
+        await self.log_sinks.close()
         await self.registries.close()
         self.events.close()
         await self.supervisor.close(keep_shims=True)
@@ -338,7 +343,8 @@ class Engine:
             )
 
     def _contexts(self, kind: Kind) -> dict[str, DriverContext]:
-        """Contexts of all drivers of a kind that work here: what the zygote preloads."""
+        """Contexts of all drivers of a kind that work here: what the zygote preloads. Sinks have
+        processes of their own."""
         contexts = {}
         for name in self.drivers.catalog.names(kind):
             try:
@@ -346,7 +352,8 @@ class Engine:
             except EngineError as error:
                 log.info("%s driver %s is left out: %s", kind.value, name, error)
                 continue
-            contexts[name] = driver.context
+            if not isinstance(driver, LogSinkDriver):
+                contexts[name] = driver.context
         return contexts
 
     def _assemble(self) -> None:
@@ -403,6 +410,9 @@ class Engine:
         )
         self.puller = Puller(self.images, self.registries, self.events.emit)
         self.pusher = Pusher(self.images, self.registries, self.events.emit)
+        self.log_sinks = LogSinks(
+            places.data_root / "log-sinks", self.drivers, self.hooks, self._log_news
+        )
         bundles = Bundles(
             places,
             Settings(
@@ -420,6 +430,7 @@ class Engine:
             self.hooks,
             self._registry,
             self.volumes,
+            self.log_sinks,
         )
         self.portproxy = PublishedProxy(
             places.exec_root, self._registry.records if config.userland_proxy else lambda: ()
@@ -435,18 +446,20 @@ class Engine:
         )
         removals = Removals(self.database, self._registry, bundles, self.volumes, self.drivers,
                             self.calls, self.events, self.hooks, self._background,
-                            self._leave_layers)  # fmt: skip
+                            self._leave_layers, self.log_sinks)  # fmt: skip
         self.lifecycle = Lifecycle(
             self._registry, self.supervisor, bundles, sandboxes, removals, self.events, self.hooks
         )
         self.usage = DiskUsage(self.database, self._registry, self.volumes, self.drivers, bundles)
         self.events.inform(self.usage.heard)
         runtimes = Runtimes(self.drivers, config.runtimes, config.default_runtime)
+        logs = LogChoices(self.drivers, config.log_drivers() or self.drivers.default(Kind.LOGGING))
+        logs.plan("", {})  # what is wrong with the default is wrong with the engine
         self.containers = Containers(
             self._registry, self.lifecycle, removals, bundles, sandboxes, self.images,
             self.volumes, self.usage, self.drivers, self.calls, self.events, self.hooks, host,
             options, Defaults(config.default_ipc_mode, config.default_cgroupns_mode, devices),
-            runtimes,
+            runtimes, logs,
         )  # fmt: skip
         self.commits = Commits(
             self._registry, self.lifecycle, bundles, self.images, self.calls, self.events
@@ -467,6 +480,21 @@ class Engine:
             self.networks, self.volumes, self.drivers, self.calls, self.content, self._all_layers,
             self._cgroup_parent,
         )  # fmt: skip
+
+    def _log_news(self, id: str, driver: str, news: dict[str, Any]) -> None:
+        """A log sink lost records, cannot reach its collector, or can again."""
+        if id not in self._registry:
+            return
+        about = {**attributes(self._registry.record(id)), "driver": driver}
+        if "dropped" in news:
+            counted = {"records": str(news["dropped"]), "bytes": str(news["bytes"])}
+            self.events.emit("container", "log_dropped", id, about | counted)
+        elif news.get("error"):
+            log.warning("container %s: log driver %s: %s", id[:12], driver, news["error"])
+            self.events.emit("container", "log_failed", id, about | {"error": news["error"]})
+        elif "error" in news:
+            log.info("container %s: log driver %s delivers again", id[:12], driver)
+            self.events.emit("container", "log_delivers", id, about)
 
     def _volume_users(self, name: str) -> list[str]:
         return [

@@ -370,6 +370,13 @@ class MountPoint(Wire):
     base: str = ""
 
 
+class LogSinkChoice(msgspec.Struct, frozen=True):
+    """A log sink of a container, and its options, complete."""
+
+    driver: str
+    options: dict[str, str] = {}
+
+
 class Container(msgspec.Struct, kw_only=True):
     """The record of a container: desired state, and the last state that was seen.
 
@@ -396,6 +403,7 @@ class Container(msgspec.Struct, kw_only=True):
     networks: dict[str, EndpointSettings] = {}
     mounts: list[MountPoint] = []
     log_options: dict[str, str] = {}
+    log_sinks: list[LogSinkChoice] = []
     state: State = field(default_factory=State)
     phase: str = ""
     restart_count: int = 0

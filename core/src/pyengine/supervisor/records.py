@@ -49,6 +49,14 @@ class ZygoteInfo(msgspec.Struct, kw_only=True):
     cgroup_warnings: list[str] = []
 
 
+class SpoolOrder(msgspec.Struct, frozen=True):
+    """Lines also go to a spool in ``directory``; see :mod:`pyengine.logs.spool`. ``limit``: bytes
+    that may wait there, 0 for no limit."""
+
+    directory: str
+    limit: int = 0
+
+
 class Launch(msgspec.Struct, kw_only=True):
     """Everything a shim needs to own a container; travels as a sealed memfd.
 
@@ -71,6 +79,7 @@ class Launch(msgspec.Struct, kw_only=True):
     log_path: str
     log_options: dict[str, str] = {}
     log_attributes: dict[str, str] = {}
+    spools: list[SpoolOrder] = []
     terminal: bool = False
     open_stdin: bool = False
     stdin_once: bool = False

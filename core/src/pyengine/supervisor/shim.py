@@ -35,6 +35,8 @@ from pyengine.errors import (
 )
 from pyengine.faults import failpoint, set_role
 from pyengine.linux import syscalls
+from pyengine.logs.several import Several
+from pyengine.logs.spool import SpoolWriter
 from pyengine.supervisor import protocol
 from pyengine.supervisor.link import Link
 from pyengine.supervisor.loop import READ, Loop
@@ -152,6 +154,9 @@ class Shim:
             launch.log_options,
             launch.log_attributes,
         )
+        if launch.spools:
+            spools = [SpoolWriter(spool.directory, spool.limit) for spool in launch.spools]
+            self._writer = Several([self._writer, *spools])
         self._streams = Streams(
             self._loop, self._writer, terminal=launch.terminal, close_stdin=launch.stdin_once
         )

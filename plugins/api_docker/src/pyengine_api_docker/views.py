@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from pyengine import timestamps
+from pyengine.engine.logsinks import SinkStatus
 from pyengine.engine.model import (
     Container,
     ContainerConfig,
@@ -247,10 +248,13 @@ def inspect(
     exec_ids: Sequence[str],
     directory: Path,
     log_path: str,
+    sinks: Sequence[SinkStatus] = (),
     size: tuple[int, int] | None = None,
 ) -> Body:
     """``GET /containers/{id}/json``. ``directory``: the container's own. ``log_path``: of a log
-    that others may read. ``size``: (SizeRw, SizeRootFs) when asked for."""
+    that others may read. ``sinks``: where its log goes beside or instead of staying here;
+    ``LogSinks`` is ours, and only there if there are some. ``size``: (SizeRw, SizeRootFs) when
+    asked for."""
     body: Body = {
         "Id": container.id,
         "Created": container.created,
@@ -276,6 +280,8 @@ def inspect(
     body["Mounts"] = [mount_point(mount) for mount in container.mounts]
     body["Config"] = config(container.config)
     body["NetworkSettings"] = network_settings(container, version)
+    if sinks:
+        body["LogSinks"] = msgspec.to_builtins(sinks)
     return body
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from pyengine.bases.logdriver import FileLogDriver
 from pyengine.bases.logrotation import Rotation
 from pyengine.contracts.logging import LogQuery, LogReader, LogWriter
-from pyengine_log_json_file.options import parse
+from pyengine_log_json_file.options import OWN, parse
 from pyengine_log_json_file.writer import JsonFileWriter
 
 
@@ -18,6 +18,7 @@ class JsonFileDriver(FileLogDriver):
     name: ClassVar[str] = "json-file"
     priority: ClassVar[int] = 100
     public_name: ClassVar[str] = "{id}-json.log"
+    options: ClassVar[frozenset[str]] = OWN
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> Rotation:

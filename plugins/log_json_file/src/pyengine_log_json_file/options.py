@@ -12,12 +12,12 @@ from pyengine.errors import InvalidParameter
 DEFAULT_SIZE = "20m"
 DEFAULT_FILES = "5"
 
-_OWN = frozenset({"max-size", "max-file", "compress"})
+OWN = frozenset({"max-size", "max-file", "compress"})
 
 
 def parse(options: Mapping[str, str]) -> Rotation:
     """Raise ``InvalidParameter`` for an unknown option or a bad value."""
-    check_common(options, _OWN, "unknown log opt '%s' for json-file log driver")
+    check_common(options, OWN, "unknown log opt '%s' for json-file log driver")
     size = _size(options.get("max-size", DEFAULT_SIZE))
     try:
         files = parse_count(options.get("max-file", DEFAULT_FILES))

@@ -10,13 +10,14 @@ from typing import ClassVar
 from pyengine.bases.logdriver import FileLogDriver
 from pyengine.bases.logrotation import Rotation
 from pyengine.contracts.logging import LogQuery, LogReader, LogWriter
-from pyengine_log_local.options import parse
+from pyengine_log_local.options import OWN, parse
 from pyengine_log_local.writer import LocalWriter
 
 
 class LocalDriver(FileLogDriver):
     name: ClassVar[str] = "local"
     priority: ClassVar[int] = 90
+    options: ClassVar[frozenset[str]] = OWN
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> Rotation:

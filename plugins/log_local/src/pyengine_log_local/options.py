@@ -12,12 +12,12 @@ from pyengine.errors import InvalidParameter
 DEFAULT_SIZE = 20 * 1024 * 1024
 DEFAULT_FILES = 5
 
-_OWN = frozenset({"max-size", "max-file", "compress"})
+OWN = frozenset({"max-size", "max-file", "compress"})
 
 
 def parse(options: Mapping[str, str]) -> Rotation:
     """Raise ``InvalidParameter`` for an unknown option or a bad value."""
-    check_common(options, _OWN, "unknown log opt '%s' for log driver local")
+    check_common(options, OWN, "unknown log opt '%s' for log driver local")
     size, files, compress = DEFAULT_SIZE, DEFAULT_FILES, True
     if "max-size" in options:
         try:

@@ -24,6 +24,7 @@ from pyengine.engine.containers import mounts
 from pyengine.engine.containers.links import Linked
 from pyengine.engine.containers.registry import Live, Registry
 from pyengine.engine.containers.resolv import write_network_files, write_resolv
+from pyengine.engine.logsinks import LogSinks
 from pyengine.engine.model import Container, MountPoint
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
@@ -101,6 +102,7 @@ class Bundles:
         hooks: Hooks,
         registry: Registry,
         volumes: Volumes,
+        log_sinks: LogSinks,
     ) -> None:
         self._places = places
         self._settings = settings
@@ -109,6 +111,7 @@ class Bundles:
         self._hooks = hooks
         self._registry = registry
         self._volumes = volumes
+        self._log_sinks = log_sinks
         #: how often each container's tree is in use beside the container's own run
         self._uses: Counter[str] = Counter()
         #: descriptors that are sources of mounts, until these are made
@@ -296,6 +299,7 @@ class Bundles:
             log_path=str(self.log_file(container)),
             log_options=options,
             log_attributes=record_attributes(container, options),
+            spools=self._log_sinks.open(container),
             terminal=config.tty,
             open_stdin=config.open_stdin,
             stdin_once=config.stdin_once,

@@ -20,6 +20,7 @@ from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.registry import Live, Registry
 from pyengine.engine.events import Events
+from pyengine.engine.logsinks import LogSinks
 from pyengine.engine.model import Container
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import EngineError
@@ -54,6 +55,7 @@ class Removals:
         hooks: Hooks,
         background: Background,
         leave_layers: Callable[[Container], Awaitable[None]],
+        log_sinks: LogSinks,
     ) -> None:
         self._database = database
         self._registry = registry
@@ -65,6 +67,7 @@ class Removals:
         self._hooks = hooks
         self.background = background
         self._leave_layers = leave_layers
+        self._log_sinks = log_sinks
 
     def pending(self) -> dict[str, Removal]:
         """What an earlier daemon did not finish, by container id. For the start only."""
@@ -113,6 +116,7 @@ class Removals:
                 await self._volumes.go(name)
             except EngineError as error:
                 log.warning("volume %s stays: %s", name, error)
+        self._log_sinks.removed(record)
         failpoint("removal.directory")
         shutil.rmtree(self._bundles.files(record).directory, ignore_errors=True)
         await self._database.commit(Delete(TABLE, record.id))

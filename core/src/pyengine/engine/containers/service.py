@@ -24,6 +24,7 @@ from pyengine.engine.containers import health, imagemounts, links, mounts, updat
 from pyengine.engine.containers.attachments import PendingAttachment
 from pyengine.engine.containers.bundle import Bundles, check_tmpfs
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes, signal_number
+from pyengine.engine.containers.logchoice import LogChoices, names_of
 from pyengine.engine.containers.logs import follow_log
 from pyengine.engine.containers.populate import populate
 from pyengine.engine.containers.processes import top
@@ -109,6 +110,7 @@ class Containers:
         options: EngineOptions,
         defaults: Defaults,
         runtimes: Runtimes,
+        logs: LogChoices,
     ) -> None:
         self._registry = registry
         self._lifecycle = lifecycle
@@ -127,6 +129,7 @@ class Containers:
         self._options = options
         self._defaults = defaults
         self._runtimes = runtimes
+        self._logs = logs
 
     # -- look-ups ------------------------------------------------------------------------------
 
@@ -158,8 +161,10 @@ class Containers:
         except EngineError:
             # Its package is gone, and only who asks for the log need know.
             return ""
+        # Beside sinks alone it is kept for ``docker logs``, and nobody was told of it.
+        asked = record.drivers["logging"] in names_of(record.host_config.log_config.type)
         started = record.state.started_at != timestamps.NEVER
-        return str(self._bundles.log_file(record)) if public and started else ""
+        return str(self._bundles.log_file(record)) if public and asked and started else ""
 
     def trace(self, ref: str) -> Sequence[Step]:
         """What the last start did and how long each step took, in order of beginning."""
@@ -558,7 +563,10 @@ class Containers:
                     setattr(host, mode, f"container:{self.get(ref).id}")
         host.restart_policy.name = host.restart_policy.name or "no"
         host.runtime = host.runtime or self._runtimes.default
-        log_driver = self._log_driver(host)
+        logs = self._logs.plan(host.log_config.type, host.log_config.config or {})
+        host.log_config = LogConfig(
+            type=host.log_config.type or self._logs.default, config=host.log_config.config or {}
+        )
         storage = self._known(Kind.STORAGE, (host.storage_opt or {}).get("driver", ""))
         if not config.hostname:
             config.hostname = os.uname().nodename if host.network_mode == "host" else id[:12]
@@ -578,32 +586,21 @@ class Containers:
             drivers={
                 "storage": storage,
                 "runtime": self._runtimes.driver(host.runtime),
-                "logging": log_driver,
+                "logging": logs.writer,
             },
-            log_options={
-                **self._drivers.options(Kind.LOGGING, log_driver),
-                **(host.log_config.config or {}),
-            },
+            log_options=logs.options,
+            log_sinks=logs.sinks,
         )
         check_tmpfs(record)
         health.on_unhealthy(record)
-        self._bundles.logging(record).validate(record.log_options)
         record_attributes(record, record.log_options)
+        for sink in record.log_sinks:
+            record_attributes(record, sink.options)
         return record
 
     def _known(self, kind: Kind, asked: str) -> str:
         name = asked or self._drivers.default(kind)
         return self._drivers.get(kind, name).name
-
-    def _log_driver(self, host: HostConfig) -> str:
-        name = host.log_config.type or self._drivers.default(Kind.LOGGING)
-        if name not in self._drivers.catalog.names(Kind.LOGGING):
-            raise InvalidParameter(
-                # Exactly Docker's words: programs compare them.
-                f'error looking up logging plugin {name}: plugin "{name}" not found'
-            )
-        host.log_config = LogConfig(type=name, config=host.log_config.config or {})
-        return name
 
     def _plan_volumes(
         self, record: Container, made: MutableSequence[VolumeRecord]

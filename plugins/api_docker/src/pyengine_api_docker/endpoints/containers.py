@@ -78,6 +78,7 @@ async def inspect(call: Call) -> web.StreamResponse:
             exec_ids=engine.containers.exec_ids(container.id),
             directory=engine.places.data_root / "containers" / container.id,
             log_path=engine.containers.log_path(container.id),
+            sinks=engine.log_sinks.status(container),
             size=engine.containers.size(container.id) if call.query.flag("size") else None,
         )
     )

@@ -348,6 +348,8 @@ async def engine() -> Any:
         hooks=Hooks(),
         restored=_restored,
         places=SimpleNamespace(data_root=Path("/var/lib/pyengine")),
+        config=SimpleNamespace(features={}),
+        log_sinks=SimpleNamespace(status=lambda container: []),
     )
 
 

@@ -42,6 +42,7 @@ class Collector:
         self._tls = tls
         self._path = path
         self._open: list[socket.socket] = []
+        self._stopped = False
         if path is not None:
             self._server = socket.socket(socket.AF_UNIX, self.kind)
             self._server.bind(str(path))
@@ -64,12 +65,13 @@ class Collector:
 
     def stop(self) -> None:
         """Stop listening, and cut the connections there are."""
+        self._stopped = True
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-        for sock in self._open:
+        for sock in list(self._open):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
@@ -101,6 +103,9 @@ class Collector:
                 sock, _ = self._server.accept()
                 self.connections += 1
                 self._open.append(sock)
+                if self._stopped:
+                    sock.close()
+                    return
                 threading.Thread(target=self._converse, args=(sock,), daemon=True).start()
 
     def _converse(self, sock: socket.socket) -> None:

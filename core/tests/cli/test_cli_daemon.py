@@ -287,10 +287,7 @@ def test_a_plugins_command_in_a_built_in_group(
     assert any(line.startswith("  bad      (the command image.bad of") for line in lines)
     assert not any("greet" in line for line in pyengine("--help").out.splitlines())
     assert pyengine("greet", "you").code == 1
-    monkeypatch.setenv("_PYENGINE_COMPLETE", "bash_complete")
-    monkeypatch.setenv("COMP_WORDS", "pyengine image gr")
-    monkeypatch.setenv("COMP_CWORD", "2")
-    assert pyengine().out == "plain,greet\n"
+    assert pyengine("__complete", "bash", "pyengine image gr").out == "greet\n"
 
 
 def test_a_command_whose_package_is_missing(pyengine: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,31 +319,3 @@ def test_broken_plugins(
     outcome = pyengine("greet", "you")
     assert outcome.code == 1
     assert words in outcome.err
-
-
-@pytest.mark.parametrize(
-    ("line", "word", "found"),
-    [
-        ("pyengine net", "net", "network"),
-        ("pyengine network ", "", "create"),
-        ("pyengine run --mem", "--mem", "--memory"),
-        ("pyengine rm w", "w", "web"),
-        ("pyengine logi", "logi", "login"),
-        ("pyengine manifest ", "", "inspect"),
-        ("pyengine system d", "d", "df"),
-        ("pyengine push we", "we", "web:v1"),
-        ("pyengine save we", "we", "web:v1"),
-    ],
-)
-def test_completion(
-    engine: Any, pyengine: Run, monkeypatch: pytest.MonkeyPatch, line: str, word: str, found: str
-) -> None:
-    engine.on("GET /containers/json", [{"Names": ["/web"]}, {"Names": ["/db"]}])
-    engine.on("GET /images/json", [{"RepoTags": ["web:v1"]}, {"RepoTags": None}])
-    monkeypatch.setenv("_PYENGINE_COMPLETE", "bash_complete")
-    monkeypatch.setenv("COMP_WORDS", line)
-    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - (1 if word else 0)))
-    outcome = pyengine()
-    names = [entry.partition(",")[2] for entry in outcome.out.splitlines()]
-    assert found in names
-    assert all(name.startswith(word) for name in names)

@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -372,18 +371,3 @@ def test_two_logins_at_once_keep_both(config: Path) -> None:
     for login in logins:
         login.join()
     assert len(json.loads(config.read_text())["auths"]) == 20
-
-
-def test_logout_completes_known_registries(engine: Any, config: Path) -> None:
-    write(config, {"auths": {"r1:5000": {}, "other": {}}})
-    env = {
-        **os.environ,
-        "_PYENGINE_COMPLETE": "bash_complete",
-        "COMP_WORDS": "pyengine logout r",
-        "COMP_CWORD": "2",
-    }
-    program = "import sys; from pyengine.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.stdout == "plain,r1:5000\n"

@@ -4,8 +4,7 @@ Docker's flags follow POSIX getopt with Go's additions: ``--flag=false`` for swi
 bundles, ``-p80:80``, lists by repetition, and for ``run`` and ``exec`` everything after the first
 word belongs to the container. click has no switch with an optional ``=value`` and importing it
 takes longer than most commands here need for their work, so built-in commands are declared with
-these classes; ``clickgroup`` shows the same declarations as a click group, for shell completion
-and for commands that plugins bring.
+these classes; commands that plugins bring are click's.
 """
 
 from __future__ import annotations

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 # word: module of pyengine.cli.commands, attribute
 COMMANDS: dict[str, str] = {
+    "__complete": "completion:ask",
     "attach": "attach:attach",
     "commit": "archive:commit",
+    "completion": "completion:completion",
     "cp": "copy:cp",
     "create": "run:create",
     "daemon": "daemon:daemon",

@@ -22,10 +22,6 @@ from pyengine.errors import EngineError
 def run(argv: list[str] | None = None) -> int:
     """Run one command line and return the exit status; never raises but for SystemExit."""
     words = sys.argv[1:] if argv is None else argv
-    if "_PYENGINE_COMPLETE" in os.environ:
-        from pyengine.cli.clickgroup import complete
-
-        return complete(words)
     try:
         return _run(words)
     except UsageError as error:

@@ -12,7 +12,7 @@ from pyengine.cli.session import Session
 
 
 @click.command()
-@click.argument("image", type=Names("IMAGE"))
+@click.argument("image", type=Names("images"))
 @click.option(
     "--format",
     type=click.Choice(["text", "json"]),

@@ -9,7 +9,7 @@ PLUGINS = $(sort $(wildcard plugins/*/pyproject.toml))
 SOURCES = core/src $(sort $(wildcard plugins/*/src))
 
 RUN_PACKAGES = python3-venv libnftables1 libseccomp2 nftables iproute2 procps busybox-static
-TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fsprogs xfsprogs util-linux git curl docker-registry skopeo
+TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fsprogs xfsprogs util-linux git curl docker-registry skopeo rsyslog
 
 # Where it is set every start of a command or daemon would compile its modules again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -11,6 +11,7 @@ import msgpack
 import pytest
 import trustme
 
+from pyengine.bases import collectors
 from pyengine.contracts.base import DriverContext
 from pyengine.contracts.logging import STDERR, STDOUT
 from pyengine.contracts.logsink import LogRecord, LogSinkDriver, Piece
@@ -96,7 +97,10 @@ def test_times_to_the_nanosecond(driver: FluentdDriver) -> None:
     )
 
 
-def test_a_collector_that_never_acknowledges(driver: FluentdDriver) -> None:
+def test_a_collector_that_never_acknowledges(
+    driver: FluentdDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collectors, "PATIENCE", 0.5)
     with Acknowledged(acknowledges=False) as server:
         sink = driver.open(SOURCE, server.options)
         server.silence()

@@ -16,6 +16,9 @@ from typing import ClassVar, Self
 
 from pyengine.linux.netns import inside
 
+#: socket(7): more than what the system allows to all; Python has no name for it.
+SO_RCVBUFFORCE = 33
+
 
 class Collector:
     """Listens and keeps what it gets, as the subclass has it: :meth:`talk` for connections,
@@ -55,6 +58,8 @@ class Collector:
         self.address: str = name if isinstance(name, str) else f"{name[0]}:{name[1]}"
         if self.kind is socket.SOCK_STREAM:
             self._server.listen()
+        else:
+            self._server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         threading.Thread(target=self._serve, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -112,7 +117,9 @@ class Collector:
         with contextlib.suppress(OSError):
             if self._tls is not None:
                 sock = self._tls.wrap_socket(sock, server_side=True)
-            self.talk(sock)
+                self._open.append(sock)
+            if not self._stopped:
+                self.talk(sock)
         sock.close()
 
 

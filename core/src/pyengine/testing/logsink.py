@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Protocol
 
 import pytest
 
+from pyengine.bases import collectors
 from pyengine.contracts.base import DriverContext
 from pyengine.contracts.logging import STDERR, STDOUT
 from pyengine.contracts.logsink import LogRecord, LogSink, LogSinkDriver, LogSource, Piece
@@ -136,7 +137,12 @@ class LogSinkSuite:
             driver.open(SOURCE, collector.options).send([_record("again")])
         assert str(refused.value)
 
-    def test_a_collector_that_is_silent(self, driver: LogSinkDriver, collector: Collector) -> None:
+    def test_a_collector_that_is_silent(
+        self, driver: LogSinkDriver, collector: Collector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is given up on; sooner here than otherwise, if the driver goes by
+        ``bases.collectors.PATIENCE``."""
+        monkeypatch.setattr(collectors, "PATIENCE", 1.0)
         if not self.notices_loss:
             pytest.skip("nobody knows if anything arrives")
         collector.silence()

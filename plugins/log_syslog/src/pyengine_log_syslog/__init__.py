@@ -1,0 +1,1 @@
+"""Container logs to syslog, local or over the network."""

@@ -115,7 +115,13 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "manifest": (
         "Manage Docker image manifests and manifest lists",
-        {"inspect": "manifest:inspect"},
+        {
+            "annotate": "manifest:annotate",
+            "create": "manifest:create",
+            "inspect": "manifest:inspect",
+            "push": "manifest:push",
+            "rm": "manifest:rm",
+        },
     ),
     "network": (
         "Manage networks",

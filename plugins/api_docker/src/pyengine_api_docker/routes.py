@@ -132,6 +132,7 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "GET /pyengine/containers/*/trace": _read(containers.trace),
     "GET /pyengine/images/*/layers": _last(layers.layers),
     "GET /pyengine/manifests/*": _read(manifests.manifest),
+    "PUT /pyengine/manifests/*": Endpoint(manifests.push),
 }
 
 _SWARM = ("swarm", "services", "nodes", "tasks", "secrets", "configs")

@@ -1,16 +1,19 @@
-"""Ours: a manifest as a registry has it."""
+"""Ours: manifests as a registry has them."""
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
+from pyengine.engine.model import Wire
+from pyengine.errors import InvalidParameter
 from pyengine.oci import reference
 from pyengine.oci.image import Descriptor, Index, Platform, parse_manifest
 from pyengine.oci.reference import Reference
+from pyengine.registry.lists import push_list
 from pyengine.registry.models import RemoteManifest
 from pyengine_api_docker.endpoints.registry import _credentials
 from pyengine_api_docker.http import Call, json
@@ -38,6 +41,37 @@ async def manifest(call: Call) -> web.StreamResponse:
         return json({**_body(name, found), "Manifests": members})
     there = await call.engine.puller.inspect(name._replace(tag="", digest=found.digest), who)
     return json(_body(name, found, *there.platforms))
+
+
+class PushMember(Wire):
+    """An image of a list: its repository on the registry, and its digest there."""
+
+    name: str
+    digest: str
+
+
+class PushList(Wire):
+    """``PUT /pyengine/manifests/NAME``. ``raw``: the list itself, base64."""
+
+    media_type: str = ""
+    raw: str = ""
+    members: list[PushMember] = []
+
+
+async def push(call: Call) -> web.StreamResponse:
+    """Answers with the list's ``Digest`` and ``Pushed``, the full names of members from other
+    repositories."""
+    body = await call.body(PushList)
+    target = reference.parse(call.name).with_default_tag()
+    members = [reference.parse(f"{one.name}@{one.digest}") for one in body.members]
+    try:
+        data = b64decode(body.raw, validate=True)
+    except ValueError as error:
+        raise InvalidParameter("Raw is not base64", str(error)) from error
+    digest, pushed = await push_list(
+        call.engine.registries, target, _credentials(call), data, body.media_type, members
+    )
+    return json({"Digest": digest, "Pushed": [str(name) for name in pushed]})
 
 
 def _body(name: Reference, found: RemoteManifest, platform: Platform | None = None) -> Any:

@@ -24,9 +24,12 @@ class Fluentd(Collector):
         while data := self.receive(sock):
             unpacker.feed(data)
             for tag, entries, options in unpacker:
-                self.entries += [(tag, when, record) for when, record in entries]
+                self.keep(tag, entries)
                 if "chunk" in options and self.acknowledges:
                     sock.sendall(msgpack.packb({"ack": options["chunk"]}))
+
+    def keep(self, tag: str, entries: list[Any]) -> None:
+        self.entries += [(tag, when, record) for when, record in entries]
 
     def lines(self, stream: str = "") -> list[str]:
         """What was in the records, of both streams or of one."""

@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import ClassVar
 
 from pyengine.bases import collectors
@@ -78,7 +79,8 @@ class _Syslog(LogSink):
         address = _address(options)
         form = options.get("syslog-format", "")
         self._facility = _facility(options)
-        self._header = _HEADERS[form](source)
+        # Lines that were read at one time have the same.
+        self._header = lru_cache(8)(_HEADERS[form](source))
         self._counted = form.startswith("rfc5424") and address is not None
         if address is None:
             self._sock = _local()

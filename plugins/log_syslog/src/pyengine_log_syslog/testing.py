@@ -23,11 +23,8 @@ class Syslog(Collector):
     def talk(self, sock: socket.socket) -> None:
         buffer = b""
         while data := self.receive(sock):
-            buffer += data
-            while True:
-                message, buffer = self._cut(buffer)
-                if not message:
-                    break
+            messages, buffer = self._cut(buffer + data)
+            for message in messages:
                 self.take(message)
 
     def take(self, datagram: bytes) -> None:
@@ -38,15 +35,18 @@ class Syslog(Collector):
     def lines(self) -> list[str]:
         return [line for _, _, line in self.messages]
 
-    def _cut(self, buffer: bytes) -> tuple[bytes, bytes]:
-        """The first message if it is whole, and the rest."""
+    def _cut(self, buffer: bytes) -> tuple[list[bytes], bytes]:
+        """The messages that are whole, and the rest."""
         if not self._counted:
-            message, newline, rest = buffer.partition(b"\n")
-            return (message, rest) if newline else (b"", buffer)
-        count, space, rest = buffer.partition(b" ")
-        if not space or len(rest) < int(count):
-            return b"", buffer
-        return rest[: int(count)], rest[int(count) :]
+            *messages, rest = buffer.split(b"\n")
+            return messages, rest
+        messages = []
+        while True:
+            count, space, rest = buffer.partition(b" ")
+            if not space or len(rest) < int(count):
+                return messages, buffer
+            messages.append(rest[: int(count)])
+            buffer = rest[int(count) :]
 
 
 class Datagrams(Syslog):

@@ -22,7 +22,7 @@ def logging_opened(container: Container, driver: str, options: dict[str, str]) -
 
 @hookspec
 def logging_redact(container: Container, data: bytes) -> bytes | None:
-    """Fires for each piece of log that ``docker logs`` reads, and for each line that a sink sends (in
-    the sink's process, which loads the hooks anew): return what shall be shown instead, None to
-    leave it. The file keeps what was written, and attached clients see it. An exception ends the
-    reading; the sink tries again later. Since 1.0."""
+    """Fires for each piece of log that ``docker logs`` reads, and for each line that a sink sends,
+    there in the sink's process, which loads the hooks anew: return what shall be shown instead,
+    None to leave it. The file keeps what was written, and attached clients see it. An exception
+    ends the reading; a sink tries again later. Since 1.0."""

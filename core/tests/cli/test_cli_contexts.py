@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import ssl
 import stat
 import tarfile
 import zipfile
@@ -128,6 +129,48 @@ def test_which_context_and_host(config: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("none", "other"):
         with pytest.raises(CommandError, match="unable to resolve docker endpoint"):
             used(context=name)
+
+
+def test_a_variable_that_overrides_is_named(
+    config: Path, pyengine: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session().contexts.write(Context("one", {}, {"docker": {}}), {})
+    assert "Warning" not in pyengine("context", "ls").err
+    for name in ("DOCKER_HOST", "PYENGINE_HOST"):
+        monkeypatch.setenv(name, "unix:///x")
+        for words in (["ls"], ["use", "one"]):
+            assert f"unset {name} environment" in pyengine("context", *words).err
+        monkeypatch.delenv(name)
+
+
+def test_certificates_of_a_context_are_used(
+    engine: Any,
+    pyengine: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    certificates: Callable[[Path], ssl.SSLContext],
+) -> None:
+    server = certificates(tmp_path)
+    engine.wrap = lambda stream: server.wrap_socket(stream, server_side=True)
+    engine.on("GET /containers/json", [])
+    monkeypatch.delenv("DOCKER_HOST")
+    host = f"host=tcp://127.0.0.1:{engine.listen_tcp()}"
+    ca, cert, key = (f"{what}={tmp_path / what}.pem" for what in ("ca", "cert", "key"))
+    contexts = {
+        "secure": [ca, cert, key],
+        "no-authority": [cert, key],
+        "lax": [cert, key, "skip-tls-verify=true"],
+        "anonymous": [ca],
+    }
+    for name, keys in contexts.items():
+        created = pyengine("context", "create", name, "--docker", ",".join([host, *keys]))
+        assert created.code == 0, created.err
+    for path in ("ca.pem", "cert.pem", "key.pem"):
+        (tmp_path / path).unlink()  # the contexts have copies
+    codes = {name: pyengine("-c", name, "ps", "-q") for name in contexts}
+    assert [outcome.code for outcome in codes.values()] == [0, 1, 0, 1]
+    assert "certificate verify failed" in codes["no-authority"].err
+    assert "certificate required" in codes["anonymous"].err
 
 
 def test_an_engine_is_started_for_the_default_context_only(

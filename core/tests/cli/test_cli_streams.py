@@ -267,6 +267,24 @@ def test_tls_ends_in_one_direction(
     assert heard == [b"hello", b""]
 
 
+def test_an_answer_that_breaks_off_in_the_middle(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, use_tls: Callable[[Any], None]
+) -> None:
+    def break_off(request: Any) -> None:
+        request.stream.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        request.stream.sendall(b'e\r\n{"Type": "x"}\n\r\n')
+        os.write(request.stream.fileno(), b"this is no TLS")
+        time.sleep(1)
+
+    use_tls(engine)
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{engine.listen_tcp()}")
+    engine.routes["GET /events"] = break_off
+    done = _pyengine("events", "--format", "{{.Type}}")
+    assert (done.returncode, done.stdout) == (1, b"x\n")
+    assert done.stderr.startswith(b"error during connect: ")
+    assert b"Traceback" not in done.stderr
+
+
 class Terminal:
     """``pyengine`` under a real pseudo-terminal."""
 

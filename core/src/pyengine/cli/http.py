@@ -184,11 +184,16 @@ class Connection:
                 return Response(self, status, headers, method == "HEAD")
 
     def fill(self) -> bool:
-        """Read once more from the socket; False at its end."""
+        """Read once more from the socket; False at its end. ConnectError if it fails, as when the
+        engine does not like our certificate."""
         try:
             data = self.stream.recv(_READ)
         except ConnectionResetError:
             return False
+        except ConnectError:
+            raise
+        except OSError as error:
+            raise ConnectError(error.errno or 0, str(error)) from error
         self._buffer = self._buffer[self._position :] + data
         self._position = 0
         return bool(data)

@@ -15,6 +15,7 @@ import sys
 from pyengine.cli import registry
 from pyengine.cli.client import CommandError
 from pyengine.cli.flags import Command, Options, UsageError, parse
+from pyengine.cli.http import ConnectError
 from pyengine.cli.session import GLOBAL_FLAGS, Session
 from pyengine.errors import EngineError
 
@@ -30,6 +31,10 @@ def run(argv: list[str] | None = None) -> int:
         if str(error):
             print(error, file=sys.stderr)
         return error.code
+    except ConnectError as error:
+        # In the middle of an answer; before one it is a CommandError.
+        print(f"error during connect: {error.strerror}", file=sys.stderr)
+        return 1
     except EngineError as error:
         print(
             f"pyengine: {error.brief}" + (f": {error.detail}" if error.detail else ""),

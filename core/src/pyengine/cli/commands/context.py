@@ -37,11 +37,17 @@ _LONG = "The engine's endpoint is KEY=VALUE, separated by commas:\n" + "\n".join
 )
 
 
-def _overrides(what: str) -> str:
-    return (
-        "Warning: DOCKER_HOST environment variable overrides the active context. To use "
-        f"{what}, either set the global --context flag, or unset DOCKER_HOST environment variable."
-    )
+def _warn_of_host(what: str) -> None:
+    """A variable that names an engine makes the context in use count for nothing."""
+    for name in ("PYENGINE_HOST", "DOCKER_HOST"):
+        if os.environ.get(name):
+            sys.stdout.flush()
+            print(
+                f"Warning: {name} environment variable overrides the active context. To use "
+                f"{what}, either set the global --context flag, or unset {name} environment "
+                "variable.",
+                file=sys.stderr,
+            )
 
 
 def _told(name: str, done: str) -> None:
@@ -218,9 +224,7 @@ def ls(session: Session, options: Options, _: list[str]) -> None:
     rows.sort(key=lambda row: table.natural(row.Name()))
     format = table.choose_format(options["format"], _TABLE, options["quiet"], "{{.Name}}")
     table.show(format, rows, ContextRow.HEADERS)
-    if os.environ.get("DOCKER_HOST"):
-        sys.stdout.flush()
-        print(_overrides("a context"), file=sys.stderr)
+    _warn_of_host("a context")
 
 
 class ContextDetails(Row):
@@ -346,5 +350,5 @@ def use(session: Session, _: Options, arguments: list[str]) -> None:
     _select(session, "" if name == DEFAULT else name)
     print(name, flush=True)
     print(f'Current context is now "{name}"', file=sys.stderr)
-    if name != DEFAULT and os.environ.get("DOCKER_HOST"):
-        print(_overrides(f'"{name}"'), file=sys.stderr)
+    if name != DEFAULT:
+        _warn_of_host(f'"{name}"')

@@ -155,7 +155,7 @@ def ipam_pools(options: Options) -> list[dict[str, Any]]:
         Flag("ip-range", "", "strings", "Allocate container ip from a sub-range"),
         Flag("ipam-driver", "", "string", "IP Address Management Driver", default="default"),
         Flag("ipam-opt", "", "map", "Set IPAM driver specific options"),
-        Flag("ipv4", "", "bool", "Enable or disable IPv4 address assignment"),
+        Flag("ipv4", "", "bool", "Enable or disable IPv4 address assignment", default=True),
         Flag("ipv6", "", "bool", "Enable or disable IPv6 address assignment"),
         Flag("label", "", "list", "Set metadata on a network"),
         Flag("opt", "o", "map", "Set driver specific options"),

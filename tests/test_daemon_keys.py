@@ -22,6 +22,17 @@ PROXY = "core/tests/registry/test_registry_proxy.py"
 
 #: Key -> the test that shows its effect, as pytest names it; or why there is none, in a sentence.
 SHOWN_BY = {
+    "allow-direct-routing": f"{KEYS}::test_direct_routing_and_marks",
+    "bip6": f"{KEYS}::test_gateways_stop_timeout_and_api_version",
+    "bridge-accept-fwmark": f"{KEYS}::test_direct_routing_and_marks",
+    "cpu-rt-period": f"{KEYS}::test_the_share_of_the_real_time_scheduler",
+    "cpu-rt-runtime": f"{KEYS}::test_the_share_of_the_real_time_scheduler",
+    "default-gateway": f"{KEYS}::test_gateways_stop_timeout_and_api_version",
+    "default-gateway-v6": f"{KEYS}::test_gateways_stop_timeout_and_api_version",
+    "default-stop-timeout": f"{KEYS}::test_gateways_stop_timeout_and_api_version",
+    "host-gateway-ips": f"{KEYS}::test_gateways_stop_timeout_and_api_version",
+    "ip6tables": f"{KEYS}::test_without_direct_routing_only_the_hosts_ports_answer",
+    "min-api-version": f"{KEYS}::test_gateways_stop_timeout_and_api_version",
     "authorization-plugins": "tests/e2e/test_e2e_authz.py::"
     "test_a_refused_request_is_not_carried_out",
     "bip": f"{KEYS}::test_the_default_bridge",

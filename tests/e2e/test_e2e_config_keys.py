@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from harness import EngineProcess
 
 from tests.e2e.conftest import eventually, namespace
 
+HTTP = ("busybox", "sh", "-c", "echo answer >/tmp/index.html; exec httpd -f -p 80 -h /tmp")
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)"
 #: Prints where the first connection comes from.
 LISTENER = """
 import socket
@@ -70,6 +74,16 @@ def seen_from(engine: EngineProcess, outside: str) -> str:
         assert listener.stdout.readline() == "ready\n"
         engine.docker("run", "--rm", "busybox", "nc", "-w", "2", "192.0.2.2", "5000")
         return listener.stdout.readline().strip()
+
+
+def reaches(outside: str, host: str, port: int = 80) -> bool:
+    """Whether a connection from that namespace is taken."""
+    command = ["nsenter", f"--net=/run/netns/{outside}", sys.executable, "-c", CONNECT, host]
+    return subprocess.run([*command, str(port)], check=False, capture_output=True).returncode == 0
+
+
+def address(engine: EngineProcess, name: str) -> str:
+    return str(engine.inspect(name)["NetworkSettings"]["IPAddress"])
 
 
 def test_the_daemon_itself(engine_with: Any, tmp_path: Path) -> None:
@@ -186,3 +200,102 @@ def test_an_init_and_drivers_of_the_operators(engine_with: Any, tmp_path: Path) 
     assert engine.inspect("box")["HostConfig"]["LogConfig"]["Type"] == "none"
     done = engine.docker("logs", "box", check=False)
     assert "configured logging driver does not support reading" in done.stderr
+
+
+def test_gateways_stop_timeout_and_api_version(engine_with: Any) -> None:
+    engine: EngineProcess = engine_with(
+        bip="10.123.0.1/24", default_gateway="10.123.0.254", ipv6=True, bip6="fd44:5::1/64",
+        fixed_cidr_v6="fd44:5::/80", default_gateway_v6="fd44:5::fe",
+        host_gateway_ips=["192.0.2.99", "2001:db8::99"], default_stop_timeout=1,
+        min_api_version="1.30",
+    )  # fmt: skip
+    run = ("run", "--rm", "busybox")
+    assert "default via 10.123.0.254 dev eth0" in engine.out(*run, "ip", "route")
+    assert "default via fd44:5::fe dev eth0" in engine.out(*run, "ip", "-6", "route")
+    assert "fd44:5::1/64" in engine.in_namespace("ip", "-6", "addr").stdout
+    hosts = engine.out("run", "--rm", "--add-host", "x:host-gateway", "busybox", "cat",
+                       "/etc/hosts")  # fmt: skip
+    assert "192.0.2.99\tx\n2001:db8::99\tx\n" in hosts
+    # Another network has its own bridge as ever, or the gateway that its auxiliary address names.
+    engine.docker("network", "create", "--subnet", "10.9.0.0/24", "own")
+    engine.docker("network", "create", "--subnet", "10.8.0.0/24", "--aux-address",
+                  "DefaultGatewayIPv4=10.8.0.9", "named")  # fmt: skip
+    for network, gateway in (("own", "10.9.0.1"), ("named", "10.8.0.9")):
+        shown = engine.out("run", "--rm", "--network", network, "busybox", "ip", "route")
+        assert f"default via {gateway} dev" in shown
+
+    engine.docker("run", "-d", "--name", "box", "busybox", "sh", "-c", "trap '' TERM; while :; do "
+                  "sleep 0.1; done")  # fmt: skip
+    began = time.monotonic()
+    engine.docker("stop", "box")
+    assert 1 <= time.monotonic() - began < 4
+    assert engine.inspect("box")["State"]["ExitCode"] == 137
+    assert engine.api("GET", "/v1.29/info")[0] == 400
+    assert engine.api("GET", "/v1.30/info")[0] == 200
+    assert engine.api("GET", "/version")[1]["MinAPIVersion"] == "1.30"
+
+
+def test_direct_routing_and_marks(engine_with: Any, beside: Any) -> None:
+    """Another host that has a route to the containers: it reaches what is published, and with the
+    mark everything."""
+    engine: EngineProcess = engine_with(allow_direct_routing=True, bridge_accept_fwmark="0x5/0xff")
+    outside = beside(engine)
+    engine.docker("run", "-d", "--name", "box", "-p", "8000:80", *HTTP)
+    engine.docker("run", "-d", "--name", "hidden", *HTTP)
+    published, hidden = (address(engine, name) for name in ("box", "hidden"))
+    assert eventually(lambda: reaches(outside, published))
+    assert not reaches(outside, hidden)
+    marking = "add table ip m; add chain ip m p { type filter hook prerouting priority -200; }; " \
+              "add rule ip m p iifname beside0 meta mark set 0x105"  # fmt: skip
+    assert engine.in_namespace("nft", marking).returncode == 0
+    assert reaches(outside, hidden)
+
+
+def test_without_direct_routing_only_the_hosts_ports_answer(engine_with: Any, beside: Any) -> None:
+    engine: EngineProcess = engine_with(ip6tables=False, ipv6=True, fixed_cidr_v6="fd44:6::/64")
+    outside = beside(engine)
+    engine.docker("run", "-d", "--name", "box", "-p", "8000:80", *HTTP)
+    assert eventually(lambda: reaches(outside, "192.0.2.1", 8000))
+    assert not reaches(outside, address(engine, "box"))
+    # IPv6 is left alone: nothing keeps other hosts away, and the proxy serves the host's port.
+    own = engine.inspect("box")["NetworkSettings"]["GlobalIPv6Address"]
+    for command in (
+        f"ip -n {engine.namespace} addr add 2001:db8::1/64 dev beside0 nodad",
+        f"ip -n {outside} addr add 2001:db8::2/64 dev in0 nodad",
+        f"ip -n {outside} route add fd44:6::/64 via 2001:db8::1",
+    ):
+        subprocess.run(command.split(), check=True)
+    engine.docker("exec", "box", "ip", "-6", "route")
+    assert eventually(lambda: reaches(outside, "2001:db8::1", 8000))
+    assert eventually(lambda: reaches(outside, own))
+    engine.docker("run", "--rm", "busybox", "ping", "-6", "-c", "1", "-W", "2", own)
+
+
+def test_the_share_of_the_real_time_scheduler(engine_with: Any) -> None:
+    cgroup = Path("/sys/fs/cgroup/cpu")
+    if not (cgroup / "cpu.rt_runtime_us").exists():
+        pytest.skip("this kernel gives groups no real time")
+    engine: EngineProcess = engine_with(
+        cgroup_parent="/pekeysrt/in", cpu_rt_period=500000, cpu_rt_runtime=50000
+    )
+    run = ("run", "--rm", "--network", "none")
+    try:
+        engine.docker(*run, "busybox", "true")
+        for group in ("pekeysrt", "pekeysrt/in"):
+            assert (cgroup / group / "cpu.rt_period_us").read_text() == "500000\n"
+            assert (cgroup / group / "cpu.rt_runtime_us").read_text() == "50000\n"
+        # What is above it has its share, so a container can have a part of that, and no more.
+        engine.docker("run", "-d", "--name", "box", "--network", "none", "--cpu-rt-runtime",
+                      "20000", "busybox", "sleep", "1000")  # fmt: skip
+        found = engine.inspect("box")
+        own = cgroup / "pekeysrt/in" / found["Id"] / "cpu.rt_runtime_us"
+        assert own.read_text() == "20000\n"
+        os.sched_setscheduler(found["State"]["Pid"], os.SCHED_FIFO, os.sched_param(5))
+        engine.docker("rm", "-f", "box")
+        done = engine.docker(*run, "--cpu-rt-runtime", "200000", "busybox", "true", check=False)
+        assert done.returncode != 0
+    finally:
+        for group in ("pekeysrt/in", "pekeysrt"):
+            for hierarchy in Path("/sys/fs/cgroup").iterdir():
+                with contextlib.suppress(OSError):
+                    (hierarchy / group).rmdir()

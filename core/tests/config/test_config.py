@@ -59,7 +59,8 @@ def test_every_mistake_is_said_at_once_with_file_and_line(read: Load, file: Path
         "unknown flag 'info'",
         f"{file}:2: unknown key 'storage-drivr' (did you mean 'storage-driver'?)",
         f"{file}:3: 'debug': Expected `bool`, got `str`; found \"yes\"",
-        f"{file}:4: 'userns-remap' is not supported by this version of pyengine; found \"default\"",
+        f"{file}:4: 'userns-remap' is not supported by pyengine: user namespaces are not in this "
+        'version; found "default"',
         f"{file}:6: 'dns': Expected `str`, got `int` - at `$[1]`; found [\"1.1.1.1\", 2]",
         "--mtu: 'big' is no valid value (invalid literal for int() with base 10: 'big')",
     ]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pyengine.config import Config, load
-from pyengine.config.keys import FIELDS, NOT_YET, WITHOUT_EFFECT
+from pyengine.config.keys import FIELDS, REFUSED, WITHOUT_EFFECT
 from pyengine.config.schema import schema
 from pyengine.contracts.base import Kind
 from pyengine.drivers import Choice
@@ -31,13 +31,18 @@ def test_keys_that_change_nothing_are_noted(tmp_path: Path, key: str) -> None:
     assert found.config == Config()
 
 
-@pytest.mark.parametrize("key", sorted(NOT_YET))
-def test_keys_that_are_not_honoured_may_ask_for_nothing(tmp_path: Path, key: str) -> None:
-    for nothing in NOT_YET[key]:
+@pytest.mark.parametrize("key", sorted(REFUSED))
+def test_keys_that_are_refused_may_ask_for_nothing(tmp_path: Path, key: str) -> None:
+    for nothing in REFUSED[key].nothing:
         assert loaded(tmp_path, {key: nothing}).config == Config()
     with pytest.raises(ConfigError) as error:
         loaded(tmp_path, {key: "something"})
-    assert f"'{key}' is not supported by this version" in error.value.detail
+    assert f"'{key}' is not supported by pyengine: {REFUSED[key].reason}" in error.value.detail
+
+
+def test_no_key_is_in_two_places() -> None:
+    places = [set(FIELDS), set(WITHOUT_EFFECT), set(REFUSED)]
+    assert len(set.union(*places)) == sum(map(len, places))
 
 
 def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
@@ -53,6 +58,9 @@ def test_what_keys_say_to_drivers() -> None:
         "authorization-plugins": "a,b",
     }
     assert Config(iptables=False).absent() == {Kind.FIREWALL}
+    assert Config(ip6tables=False).for_plugins() == {"ip6tables": "false"}
+    # Nobody makes rules, so nobody has to be there for what is said about them.
+    assert Config(iptables=False, ip6tables=False).for_plugins() == {}
     assert Config(firewall_backend="nftables").choices() == {Kind.FIREWALL: Choice("nftables")}
 
 
@@ -118,6 +126,33 @@ HERE = Path(__file__)
             "fixed-cidr is '10.0.1.0/24', which is not within 10.0.0.0/24",
         ),
         ({"tlscert": str(HERE)}, "tlscert and tlskey belong together"),
+        ({"bip6": "fd00::/64"}, "'fd00::/64' is no IPv6 address of a host"),
+        ({"bridge": "br7", "bip6": "fd00::1/64"}, "bridge is 'br7' and bip6 is 'fd00::1/64'"),
+        (
+            {"bip6": "fd00::1/64", "fixed-cidr-v6": "fd00:0:0:1::/80"},
+            "which is not within fd00::/64, the network of bip6 'fd00::1/64'",
+        ),
+        ({"icc": False, "ipv6": True, "ip6tables": False}, "icc is false and ip6tables is false"),
+        ({"default-gateway": "fd00::1"}, "'fd00::1' is no IPv4 address"),
+        ({"default-gateway-v6": "10.0.0.1"}, "'10.0.0.1' is no IPv6 address"),
+        (
+            {"bip": "10.0.0.1/24", "default-gateway": "10.0.1.9"},
+            "default-gateway is '10.0.1.9', which is not within 10.0.0.0/24",
+        ),
+        ({"host-gateway-ips": ["10.0.0.1", "10.0.0.2"]}, "one of each family at the most"),
+        ({"host-gateway-ips": ["here"]}, "'here' is no IP address"),
+        (
+            {"host-gateway-ips": ["10.0.0.1"], "host-gateway-ip": "10.0.0.1"},
+            "host-gateway-ip and host-gateway-ips say the same",
+        ),
+        ({"min-api-version": "1.23"}, "'1.23' is no API version between 1.24 and 1.51"),
+        ({"min-api-version": "v1.30"}, "'v1.30' is no API version"),
+        ({"default-stop-timeout": -1}, "invalid default stop timeout: -1"),
+        ({"cpu-rt-period": -1}, "invalid cpu rt period: -1"),
+        (
+            {"cpu-rt-period": 100, "cpu-rt-runtime": 200},
+            "cpu-rt-runtime is 200, which is more than the period of 100",
+        ),
     ],
 )
 def test_values_that_are_wrong(tmp_path: Path, values: Any, problem: str) -> None:
@@ -155,7 +190,7 @@ PUBLISHED = Path(__file__).parents[3] / "docs" / "daemon.schema.json"
 
 
 def test_the_schema_knows_every_key() -> None:
-    keys = {*FIELDS, *WITHOUT_EFFECT, *NOT_YET}
+    keys = {*FIELDS, *WITHOUT_EFFECT, *REFUSED}
     assert set(schema()["properties"]) == keys
     assert schema()["additionalProperties"] is False
 

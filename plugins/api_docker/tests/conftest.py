@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pyengine.config import Config
 from pyengine.contracts.frontend import Listener
 from pyengine.contracts.logging import LogChunk, LogQuery
 from pyengine.contracts.runtime import RuntimeStats
@@ -347,6 +348,7 @@ async def engine() -> Any:
         system=FakeSystem(),
         hooks=Hooks(),
         restored=_restored,
+        config=Config(),
         places=SimpleNamespace(data_root=Path("/var/lib/pyengine")),
         config=SimpleNamespace(features={}),
         log_sinks=SimpleNamespace(status=lambda container: []),

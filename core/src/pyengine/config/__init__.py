@@ -7,6 +7,7 @@ beats the file, and a line says so.
 """
 
 from pyengine.config.keys import (
+    API_VERSION,
     DEFAULT_DATA_ROOT,
     DEFAULT_EXEC_ROOT,
     DEFAULT_FILE,
@@ -23,6 +24,7 @@ from pyengine.config.loading import Loaded, load
 from pyengine.config.reload import RELOADABLE, adopt, changes
 
 __all__ = [
+    "API_VERSION",
     "DEFAULT_DATA_ROOT",
     "DEFAULT_EXEC_ROOT",
     "DEFAULT_FILE",

@@ -18,11 +18,15 @@ def address(text: str) -> str:
 
 
 def address_v4(text: str) -> str:
-    try:
-        ipaddress.IPv4Address(text)
-    except ValueError:
-        return f"{text!r} is no IPv4 address"
-    return ""
+    """Empty for none."""
+    good = not text or (not address(text) and ":" not in text)
+    return "" if good else f"{text!r} is no IPv4 address"
+
+
+def address_v6(text: str) -> str:
+    """Empty for none."""
+    good = not text or (not address(text) and ":" in text)
+    return "" if good else f"{text!r} is no IPv6 address"
 
 
 def endpoint(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyengine.config import addresses
+from pyengine.config.keys import API_VERSION, MIN_API_VERSION
 from pyengine.engine.units import parse_size
 from pyengine.errors import InvalidParameter
 from pyengine.oci.defaults import RLIMITS
@@ -122,8 +123,16 @@ def _runtimes(value: Mapping[str, Mapping[str, Any]]) -> Problems:
     return found
 
 
+def _host_gateways(value: list[str]) -> Problems:
+    found = [(one, problem) for one in value if (problem := addresses.address(one))]
+    if not found and len({":" in one for one in value}) < len(value):
+        found.append((value[-1], f"{', '.join(value)}: one of each family at the most"))
+    return found
+
+
 _WHOLE: dict[str, Callable[[Any], Problems]] = {
     "default-shm-size": _shm_size,
+    "host-gateway-ips": _host_gateways,
     "default-ulimits": _ulimits,
     "labels": _labels,
     "mtu": _mtu,
@@ -134,6 +143,9 @@ _WHOLE: dict[str, Callable[[Any], Problems]] = {
 }
 
 _COUNTS = {
+    "cpu-rt-period",
+    "cpu-rt-runtime",
+    "default-stop-timeout",
     "shutdown-timeout",
     "max-concurrent-downloads",
     "max-concurrent-uploads",
@@ -192,6 +204,19 @@ def _domain(text: str) -> str:
 _DOMAIN = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
+def _api_version(text: str) -> str:
+    """Between the oldest and the newest that is served."""
+    major, _, minor = text.partition(".")
+    oldest, newest = (_version(one) for one in (MIN_API_VERSION, API_VERSION))
+    if major.isdecimal() and minor.isdecimal() and oldest <= _version(text) <= newest:
+        return ""
+    return f"{text!r} is no API version between {MIN_API_VERSION} and {API_VERSION}"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def check(text: str) -> str:
         return "" if text in words else f"{text!r} is none of {', '.join(filter(None, words))}"
@@ -201,7 +226,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 _CHECKS: dict[str, Callable[[str], str]] = {
     "bip": addresses.bridge_address,
+    "bip6": addresses.bridge_address_v6,
     "data-root": _absolute,
+    "default-gateway": addresses.address_v4,
+    "default-gateway-v6": addresses.address_v6,
     "default-cgroupns-mode": _one_of("", "private", "host"),
     "default-ipc-mode": _one_of("private", "shareable"),
     "dns": addresses.address,
@@ -221,6 +249,7 @@ _CHECKS: dict[str, Callable[[str], str]] = {
     "log-format": _one_of("text", "json"),
     "log-level": _one_of("trace", "debug", "info", "warn", "error", "fatal", "panic"),
     "metrics-addr": addresses.endpoint,
+    "min-api-version": _api_version,
     "pidfile": _absolute,
     "registry-mirrors": names.check_mirror,
     "storage-opts": _option,

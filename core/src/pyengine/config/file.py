@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from pyengine.config.checks import wrong
-from pyengine.config.keys import FIELDS, NOT_YET, WITHOUT_EFFECT
+from pyengine.config.keys import FIELDS, REFUSED, WITHOUT_EFFECT
 from pyengine.config.words import nearest
 
 
@@ -37,14 +37,14 @@ def read(path: Path, problems: list[str], notes: list[str]) -> dict[str, Any]:
         where = f"{path}:{line(text, key)}"
         if key in WITHOUT_EFFECT:
             notes.append(f"{where}: {key!r} changes nothing: {WITHOUT_EFFECT[key]}")
-        elif key in NOT_YET:
-            if value not in NOT_YET[key]:
+        elif key in REFUSED:
+            if value not in REFUSED[key].nothing:
                 problems.append(
-                    f"{where}: {key!r} is not supported by this version of pyengine; found "
+                    f"{where}: {key!r} is not supported by pyengine: {REFUSED[key].reason}; found "
                     f"{json.dumps(value)}"
                 )
         elif key not in FIELDS:
-            meant = nearest(key, [*FIELDS, *NOT_YET, *WITHOUT_EFFECT])
+            meant = nearest(key, [*FIELDS, *REFUSED, *WITHOUT_EFFECT])
             problems.append(f"{where}: unknown key {key!r}{meant}")
         else:
             try:

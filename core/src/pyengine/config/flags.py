@@ -33,10 +33,14 @@ FLAGS = {
     "exec-opts": ("--exec-opt",),
     "authorization-plugins": ("--authorization-plugin",),
     "default-network-opts": ("--default-network-opt",),
+    "host-gateway-ips": ("--host-gateway-ip",),
 }
 
 #: Not settable by a flag.
-FILE_ONLY = {"runtimes", "drivers", "features", "registries", "proxies"}
+FILE_ONLY = {
+    "runtimes", "drivers", "features", "registries", "proxies", "host-gateway-ip",
+    "min-api-version",
+}  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,6 +16,9 @@ DEFAULT_EXEC_ROOT = Path("/run/pyengine")
 DEFAULT_SOCKET = "unix:///run/pyengine.sock"
 DEFAULT_FILE = Path("/etc/pyengine/daemon.json")
 
+#: Versions of Docker's API that are served, the oldest unless ``min-api-version`` says otherwise.
+MIN_API_VERSION, API_VERSION = "1.24", "1.51"
+
 
 class DriverChoice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An entry of ``drivers`` in long form."""
@@ -74,7 +77,8 @@ class RuntimeEntry(msgspec.Struct, rename="camel", kw_only=True, forbid_unknown_
 
 
 class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields=True):
-    """Every key that is honoured. Sizes in bytes or Docker's units, times in seconds."""
+    """Every key that is honoured. Sizes in bytes or Docker's units, times in seconds; those of the
+    real-time scheduler in microseconds."""
 
     data_root: str = str(DEFAULT_DATA_ROOT)
     exec_root: str = str(DEFAULT_EXEC_ROOT)
@@ -99,14 +103,22 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     drivers: dict[str, str | list[str] | DriverChoice] = {}
     live_restore: bool = False
     shutdown_timeout: int = 15
+    default_stop_timeout: int = 10
+    min_api_version: str = MIN_API_VERSION
     bridge: str = ""
     bip: str = ""
+    bip6: str = ""
     fixed_cidr: str = ""
+    default_gateway: str = ""
+    default_gateway_v6: str = ""
     default_address_pools: list[AddressPool] = []
     ip: str = "0.0.0.0"
     ip_forward: bool = True
     ip_masq: bool = True
     iptables: bool = True
+    ip6tables: bool = True
+    allow_direct_routing: bool = False
+    bridge_accept_fwmark: str = ""
     icc: bool = True
     mtu: int = 0
     dns: list[str] = []
@@ -117,6 +129,8 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     default_cgroupns_mode: str = ""
     default_ipc_mode: str = "private"
     cgroup_parent: str = ""
+    cpu_rt_period: int = 0
+    cpu_rt_runtime: int = 0
     init: bool = False
     init_path: str = ""
     no_new_privileges: bool = False
@@ -137,6 +151,7 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     metrics_addr: str = ""
     userland_proxy: bool = True
     host_gateway_ip: str = ""
+    host_gateway_ips: list[str] = []
     default_network_opts: dict[str, dict[str, str]] = {}
     ipv6: bool = False
     fixed_cidr_v6: str = ""
@@ -182,6 +197,10 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
         empty: whichever driver is best here."""
         return "" if Kind.LOGGING.value in self.drivers else self.log_driver
 
+    def host_gateways(self) -> list[str]:
+        """What ``host-gateway`` means in ``--add-host``; none: the container's own gateway."""
+        return self.host_gateway_ips or [ip for ip in [self.host_gateway_ip] if ip]
+
     def cdi_directories(self) -> list[str]:
         """Where devices are described; none if that is turned off, by an empty name or by the
         feature ``cdi``."""
@@ -194,7 +213,7 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     def for_plugins(self) -> dict[str, str]:
         """The keys of :data:`PLUGIN_KEYS` that say something, as options of drivers are written."""
         found = {}
-        for key in sorted(PLUGIN_KEYS):
+        for key in sorted(PLUGIN_KEYS if self.iptables else PLUGIN_KEYS - RULE_KEYS):
             value = getattr(self, FIELDS[key].name)
             if value != getattr(_DEFAULTS, FIELDS[key].name):
                 found[key] = _as_option(value)
@@ -224,7 +243,15 @@ _DEFAULTS = Config()
 
 #: Docker's keys that plugins honour. Each plugin says which are its own (``Driver.keys``,
 #: ``Frontend.keys``); one that is set and that nobody honours is an error.
-PLUGIN_KEYS = frozenset({"authorization-plugins", "ip-forward", "metrics-addr", "seccomp-profile"})
+PLUGIN_KEYS = frozenset(
+    (
+        *("allow-direct-routing", "authorization-plugins", "bridge-accept-fwmark", "ip-forward"),
+        *("ip6tables", "metrics-addr", "seccomp-profile"),
+    )
+)
+
+#: Those of them that are about rules, and say nothing where nobody makes any (``iptables`` false).
+RULE_KEYS = frozenset({"allow-direct-routing", "bridge-accept-fwmark", "ip6tables"})
 
 #: Docker's keys that choose a driver, and the kinds they choose for.
 DRIVER_KEYS = {
@@ -238,29 +265,45 @@ DRIVER_KEYS = {
 WITHOUT_EFFECT = {
     "allow-nondistributable-artifacts": "every layer is pushed",
     "api-cors-header": "the API serves no browsers",
-    "bridge-ip6": "the default bridge takes its IPv6 subnet from fixed-cidr-v6",
     "builder": "there is no builder yet",
     "containerd": "no containerd is used",
     "containerd-namespace": "no containerd is used",
     "containerd-plugin-namespace": "no containerd is used",
+    "containerd-plugins-namespace": "no containerd is used",
+    "cri-containerd": "no containerd is used",
+    "deprecated-key-path": "the engine's id is a file of the data root",
     "experimental": "nothing is hidden behind it",
+    "ip-forward-no-drop": "the policy of a chain that is not ours is never changed",
+    "network-control-plane-mtu": "there is no swarm",
     "node-generic-resources": "there is no swarm",
     "raw-logs": "the log has no colours",
     "swarm-default-advertise-addr": "there is no swarm",
+    "swarm-raft-election-tick": "there is no swarm",
+    "swarm-raft-heartbeat-tick": "there is no swarm",
     "userland-proxy-path": "the proxy is a part of the engine",
 }
 
-#: Keys that this version does not honour, and the values that ask for nothing. Any other value is
-#: refused: naming them is better than ignoring them.
-NOT_YET: dict[str, tuple[object, ...]] = {
-    "cpu-rt-period": (0,),
-    "cpu-rt-runtime": (0,),
-    "default-gateway": ("",),
-    "default-gateway-v6": ("",),
-    "dns-search-domain": ([],),
-    "ip6tables": (True,),
-    "selinux-enabled": (False,),
-    "userns-remap": ("",),
+
+class Refused(msgspec.Struct, frozen=True):
+    """Why a key of Docker's is refused, and the values that ask for nothing and are accepted."""
+
+    reason: str
+    nothing: tuple[object, ...] = ()
+
+
+#: Keys that are not honoured: naming them is better than ignoring them.
+REFUSED = {
+    "cluster-advertise": Refused("it went with Docker's first swarm", ("",)),
+    "cluster-store": Refused("it went with Docker's first swarm", ("",)),
+    "cluster-store-opts": Refused("it went with Docker's first swarm", ({},)),
+    "graph": Refused("it is called data-root"),
+    "network-diagnostic-port": Refused("there is no cluster of networks to look into", (0,)),
+    "nri-opts": Refused(
+        "containers are changed by hook plugins (pyengine.hooks)", ({}, {"enable": False})
+    ),
+    "rootless": Refused("this version needs root", (False,)),
+    "selinux-enabled": Refused("labels are not in this version", (False,)),
+    "userns-remap": Refused("user namespaces are not in this version", ("",)),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pyengine.config.keys import NOT_YET, WITHOUT_EFFECT, Config
+from pyengine.config.keys import REFUSED, WITHOUT_EFFECT, Config
 
 
 def schema() -> dict[str, Any]:
@@ -16,8 +16,9 @@ def schema() -> dict[str, Any]:
     top = described["$defs"].pop("Config")
     for key, reason in WITHOUT_EFFECT.items():
         top["properties"][key] = {"description": f"changes nothing: {reason}"}
-    for key, nothing in NOT_YET.items():
-        top["properties"][key] = {"description": "not in this version", "enum": [*nothing]}
+    for key, refused in REFUSED.items():
+        limit: dict[str, Any] = {"enum": [*refused.nothing]} if refused.nothing else {"not": {}}
+        top["properties"][key] = {"description": f"refused: {refused.reason}", **limit}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$defs": described["$defs"],

@@ -22,11 +22,12 @@ from pyengine.contracts.storage import StorageDriver
 from pyengine.drivers import Catalog, Drivers, Places
 from pyengine.engine.background import Background
 from pyengine.engine.calls import DriverCalls
+from pyengine.engine.containers import realtime
 from pyengine.engine.containers.bundle import Bundles, Settings
 from pyengine.engine.containers.copying import Copying
 from pyengine.engine.containers.execs import Execs
 from pyengine.engine.containers.healthchecks import HealthChecks
-from pyengine.engine.containers.lifecycle import STOP_TIMEOUT, Lifecycle, attributes
+from pyengine.engine.containers.lifecycle import Lifecycle, attributes
 from pyengine.engine.containers.logchoice import LogChoices
 from pyengine.engine.containers.registry import Registry
 from pyengine.engine.containers.removal import Removals
@@ -365,6 +366,8 @@ class Engine:
 
         config, places = self.config, self.places
         host = facts.detect()
+        share = (config.cpu_rt_period, config.cpu_rt_runtime)
+        realtime.check(host, share)
         init_path = find_init(config.init_path)
         options = EngineOptions(
             default_ulimits={
@@ -423,7 +426,8 @@ class Engine:
                 dns_search=config.dns_search,
                 dns_options=config.dns_opts,
                 devices=devices,
-                host_gateway=config.host_gateway_ip,
+                host_gateways=config.host_gateways(),
+                realtime=share,
             ),
             self.drivers,
             self.calls,
@@ -433,7 +437,9 @@ class Engine:
             self.log_sinks,
         )
         self.portproxy = PublishedProxy(
-            places.exec_root, self._registry.records if config.userland_proxy else lambda: ()
+            places.exec_root,
+            self._registry.records if config.userland_proxy else lambda: (),
+            translated_v6=config.ip6tables,
         )
         allocator = PortAllocator(own_sockets=self.portproxy.inodes)
         names = Names(self._registry.records)
@@ -450,6 +456,7 @@ class Engine:
         self.lifecycle = Lifecycle(
             self._registry, self.supervisor, bundles, sandboxes, removals, self.events, self.hooks
         )
+        self.lifecycle.stop_timeout = config.default_stop_timeout
         self.usage = DiskUsage(self.database, self._registry, self.volumes, self.drivers, bundles)
         self.events.inform(self.usage.heard)
         runtimes = Runtimes(self.drivers, config.runtimes, config.default_runtime)
@@ -531,7 +538,7 @@ class Engine:
             manually = live.record.manually_stopped
             wanted = live.record.config.stop_timeout
             if wanted is None:
-                wanted = STOP_TIMEOUT
+                wanted = self.lifecycle.stop_timeout
             # -1 is to wait for ever, which the end of the engine does not.
             await self.lifecycle.stop(live, min(wanted, timeout) if wanted >= 0 else timeout)
             # The operator stopped the engine, not this container: its policy still holds.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyengine import __version__, timestamps
-from pyengine.config import Config
+from pyengine.config import API_VERSION, Config
 from pyengine.contracts.base import Kind
 from pyengine.contracts.security import SecurityPlugin
 from pyengine.contracts.storage import StorageDriver
@@ -29,9 +29,6 @@ from pyengine.oci.facts import HostFacts
 if TYPE_CHECKING:
     from pyengine.engine.images.service import Images
     from pyengine.registry.client import Registries
-
-API_VERSION = "1.51"
-MIN_API_VERSION = "1.24"
 
 
 class System:
@@ -85,7 +82,7 @@ class System:
             "GitCommit": "",
             "GoVersion": "",
             "KernelVersion": kernel,
-            "MinAPIVersion": MIN_API_VERSION,
+            "MinAPIVersion": self._config.min_api_version,
             "Os": "linux",
             "PythonVersion": platform.python_version(),
         }
@@ -101,7 +98,7 @@ class System:
             ],
             "Version": __version__,
             "ApiVersion": API_VERSION,
-            "MinAPIVersion": MIN_API_VERSION,
+            "MinAPIVersion": self._config.min_api_version,
             "GitCommit": "",
             "GoVersion": "",
             "Os": "linux",

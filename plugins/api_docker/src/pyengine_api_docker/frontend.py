@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 API_VERSION = "1.51"
-OLDEST_VERSION = "1.24"
 
 _VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
 #: How many connections may wait to be accepted: ``docker compose up`` opens many at once.
@@ -130,7 +129,7 @@ class DockerFrontend(Frontend):
         endpoint, name = find(request.method, path)
         if endpoint is None:
             return failure(404, "page not found")
-        version = _minor(wanted)
+        version = _minor(wanted, self.engine.config.min_api_version)
         self.engine.hooks.security_authorize(request.method, request.raw_path, user(request))
         if not endpoint.early:
             await self.engine.restored()
@@ -165,16 +164,17 @@ def _retrieve(work: asyncio.Future[web.StreamResponse]) -> None:
         work.exception()
 
 
-def _minor(version: str) -> int:
-    """45 for ``1.45``; ``InvalidParameter`` in Docker's words for what is not served."""
+def _minor(version: str, oldest: str) -> int:
+    """45 for ``1.45``; ``InvalidParameter`` in Docker's words for what is not served, or is older
+    than ``oldest``."""
     if version == API_VERSION:
         return 51
     parts = [int(part or 0) for part in version.split(".")]
     major, minor = parts[0], parts[1] if len(parts) > 1 else 0
-    if (major, minor) < (1, 24):
+    if (major, minor) < tuple(map(int, oldest.split("."))):
         raise InvalidParameter(
             f"client version {version} is too old. Minimum supported API version is "
-            f"{OLDEST_VERSION}, please upgrade your client to a newer version"
+            f"{oldest}, please upgrade your client to a newer version"
         )
     if (major, minor) > (1, 51):
         raise InvalidParameter(

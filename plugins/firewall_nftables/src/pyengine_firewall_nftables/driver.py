@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -18,33 +19,42 @@ from pyengine.linux.netns import inside
 from pyengine_firewall_nftables import foreign, ruleset
 from pyengine_firewall_nftables.conntrack import Conntrack
 from pyengine_firewall_nftables.nft import SONAME, Nft, NftError
+from pyengine_firewall_nftables.ruleset import Flavour
 from pyengine_firewall_nftables.state import State
 
-_RESPECT = "respect-host-firewall"
+_RESPECT, _DIRECT, _MARK, _IPV6 = (
+    "respect-host-firewall", "allow-direct-routing", "bridge-accept-fwmark", "ip6tables",
+)  # fmt: skip
+_NUMBER = r"(?:0[xX][0-9a-fA-F]{1,8}|[0-9]{1,10})"
 
 
 class NftablesFirewall(FirewallDriver):
-    """Option ``respect-host-firewall`` (``false``): add no rule to foreign chains."""
+    """Options: ``respect-host-firewall`` (``false``): add no rule to foreign chains;
+    ``allow-direct-routing``, ``bridge-accept-fwmark`` and ``ip6tables``: as in daemon.json."""
 
     name = "nftables"
     priority = 100
+    keys = {_DIRECT: _DIRECT, _MARK: _MARK, _IPV6: _IPV6}
 
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)
-        reject_unknown_options(self.kind, self.name, context.options, frozenset({_RESPECT}))
-        respect = context.options.get(_RESPECT, "false")
-        if respect not in ("true", "false"):
-            raise InvalidParameter(
-                f"invalid value {respect!r} for option {_RESPECT} of firewall driver 'nftables'",
-                help="true or false",
-            )
-        self._respect = respect == "true"
+        known = frozenset({_RESPECT, _DIRECT, _MARK, _IPV6})
+        reject_unknown_options(self.kind, self.name, context.options, known)
+        self._respect = _boolean(context, _RESPECT, "false")
+        mark = context.options.get(_MARK, "")
+        if mark and not re.fullmatch(f"{_NUMBER}(/{_NUMBER})?", mark):
+            raise _invalid(_MARK, mark, "a number or number/mask, as in 0x1/0x3")
+        self._flavour = Flavour(
+            ipv6=_boolean(context, _IPV6, "true"),
+            direct=_boolean(context, _DIRECT, "false"),
+            mark=mark,
+        )
         self._table = context.prefix
         self._tag = f"pyengine:{context.engine_id}"
         self._lock = threading.Lock()
         self._nft: Nft | None = None
         self._conntrack: Conntrack | None = None
-        self._state = State()
+        self._state = State(self._flavour)
         # The kernel's generation at which our table was last known to be as it should.
         self._seen: int | None = None
 
@@ -59,7 +69,7 @@ class NftablesFirewall(FirewallDriver):
                 help="install nftables (Debian: apt install libnftables1)",
             )
         try:
-            nft.run("\n".join(ruleset.skeleton(f"{context.prefix}_probe")), dry=True)
+            nft.run("\n".join(ruleset.skeleton(f"{context.prefix}_probe", Flavour())), dry=True)
         except NftError as error:
             return Probe(
                 available=False,
@@ -122,7 +132,7 @@ class NftablesFirewall(FirewallDriver):
     ) -> Reconciled:
         done = Reconciled()
         with self._lock:
-            state = State()
+            state = State(self._flavour)
             change = Change(networks=list(networks), endpoints=list(endpoints))
             state.commit(state.plan(self._table, change))
             there = self._census()
@@ -165,7 +175,7 @@ class NftablesFirewall(FirewallDriver):
                 raise DriverError(
                     "cannot remove our rules from a foreign chain", str(error)
                 ) from error
-            self._state = State()
+            self._state = State(self._flavour)
             self._seen = None
 
     def _rebuild(self, state: State) -> None:
@@ -235,3 +245,16 @@ class NftablesFirewall(FirewallDriver):
                     "install nftables (Debian: apt install libnftables1)",
                 ) from error
         return self._nft
+
+
+def _boolean(context: DriverContext, option: str, default: str) -> bool:
+    value = context.options.get(option, default)
+    if value not in ("true", "false"):
+        raise _invalid(option, value, "true or false")
+    return value == "true"
+
+
+def _invalid(option: str, value: str, help: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"invalid value {value!r} for option {option} of firewall driver 'nftables'", help=help
+    )

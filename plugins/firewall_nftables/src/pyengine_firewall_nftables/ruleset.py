@@ -24,6 +24,8 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import msgspec
+
 from pyengine.contracts.firewall import FirewallEndpoint, FirewallNetwork, PublishedPort
 from pyengine.errors import InvalidParameter
 
@@ -32,6 +34,18 @@ _FAMILIES = (("4", "ip", "ipv4_addr"), ("6", "ip6", "ipv6_addr"))
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # What nft would take for the end of a string or for a wildcard must not come into a rule.
 _BRIDGE = re.compile(r'[^\s/:"\\*]{1,15}')
+
+
+class Flavour(msgspec.Struct, frozen=True):
+    """What the operator wants of all rules. ``ipv6`` False: IPv6 is left alone. ``direct``: other
+    hosts reach published ports at containers' own addresses too. ``mark``: packets that carry it
+    reach every container, ``MARK`` or ``MARK/MASK`` in numbers.
+    """
+
+    ipv6: bool = True
+    direct: bool = False
+    mark: str = ""
+
 
 #: (set or map, key, value; empty in a set): one bridge, subnet, published port or span.
 Element = tuple[str, str, str]
@@ -49,13 +63,16 @@ _SETS = [
     "set bridges { type ifname; }",
     "set masquerade4 { type ipv4_addr; flags interval; }",
     "set masquerade6 { type ipv6_addr; flags interval; }",
+    "set direct4 { type ipv4_addr . inet_proto . inet_service; }",
+    "set direct6 { type ipv6_addr . inet_proto . inet_service; }",
     "map leaving { type ifname : verdict; }",
     "map entering { type ifname : verdict; }",
     "map home { type ifname : verdict; }",
 ]
 
 
-def _base_chains() -> Chains:
+def base_chains(flavour: Flavour) -> Chains:
+    """The chains of the table itself."""
     chains: Chains = {}
     for protocol in PROTOCOLS:
         chains[f"{protocol}_ports"] = [
@@ -83,13 +100,13 @@ def _base_chains() -> Chains:
         "ip saddr @masquerade4 masquerade",
         "ip6 saddr @masquerade6 masquerade",
     ]
+    if not flavour.ipv6:
+        for name in _HEADERS:
+            chains[name].insert(0, "meta nfproto ipv6 return")
     return chains
 
 
-BASE_CHAINS = _base_chains()
-
-
-def skeleton(table: str) -> list[str]:
+def skeleton(table: str, flavour: Flavour) -> list[str]:
     """Commands that replace the table by one without networks and ports."""
     maps = []
     for protocol in PROTOCOLS:
@@ -101,7 +118,7 @@ def skeleton(table: str) -> list[str]:
                 f"map {name}_span {{ type inet_service : {kind}; flags interval; }}",
                 f"map {name}_at_span {{ type {kind} . inet_service : {kind}; flags interval; }}",
             ]
-    chains = [_chain(name, rules) for name, rules in BASE_CHAINS.items()]
+    chains = [_chain(name, rules) for name, rules in base_chains(flavour).items()]
     return [
         f"add table inet {table}",
         f"delete table inet {table}",
@@ -109,7 +126,7 @@ def skeleton(table: str) -> list[str]:
     ]
 
 
-def network_chains(network: FirewallNetwork) -> Chains:
+def network_chains(network: FirewallNetwork, flavour: Flavour) -> Chains:
     """The chains of one network; ``InvalidParameter`` for what is no name."""
     suffix, bridge = _suffix(network.id), _quoted(network.bridge)
     fence_out = [f"oifname != {bridge} drop"] if network.internal else []
@@ -122,6 +139,14 @@ def network_chains(network: FirewallNetwork) -> Chains:
         for net in _subnets(network)
     ]
     passing = ["ct state established,related accept", "ct status dnat accept"]
+    if flavour.direct:
+        passing += [
+            f"{family} daddr . meta l4proto . th dport @direct{digit} accept"
+            for digit, family, _ in _FAMILIES
+        ]
+    if flavour.mark:
+        value, slash, mask = flavour.mark.partition("/")
+        passing.append(f"meta mark {f'and {mask} ' if slash else ''}{value} accept")
     return {
         f"leaving_{suffix}": fence_out,
         f"entering_{suffix}": [*fence_in, *passing, *within, "drop"],
@@ -139,7 +164,7 @@ def network_elements(network: FirewallNetwork) -> Iterator[Element]:
             yield f"masquerade{net.version}", str(net), ""
 
 
-def endpoint_elements(endpoint: FirewallEndpoint) -> Iterator[Element]:
+def endpoint_elements(endpoint: FirewallEndpoint, flavour: Flavour) -> Iterator[Element]:
     """What an endpoint's ports are in the maps.
 
     A port on an address of a family in which the container has no address is left out: the small
@@ -151,6 +176,11 @@ def endpoint_elements(endpoint: FirewallEndpoint) -> Iterator[Element]:
         addresses[address.version] = str(address)
     for port in endpoint.ports:
         yield from _port_elements(port, addresses)
+        if flavour.direct:
+            for version, own in addresses.items():
+                for step in range(port.count):
+                    key = f"{own} . {port.protocol} . {port.container_port + step}"
+                    yield f"direct{version}", key, ""
 
 
 def add_chains(table: str, chains: Chains) -> list[str]:

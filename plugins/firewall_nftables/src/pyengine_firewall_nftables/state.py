@@ -9,7 +9,7 @@ import msgspec
 from pyengine.contracts.firewall import Change, FirewallEndpoint, FirewallNetwork
 from pyengine.errors import Conflict
 from pyengine_firewall_nftables import ruleset
-from pyengine_firewall_nftables.ruleset import Element
+from pyengine_firewall_nftables.ruleset import Element, Flavour
 
 
 class Plan(msgspec.Struct):
@@ -24,7 +24,8 @@ class Plan(msgspec.Struct):
 class State:
     """Networks by id, elements by owner (network or endpoint) and owners by element."""
 
-    def __init__(self) -> None:
+    def __init__(self, flavour: Flavour) -> None:
+        self._flavour = flavour
         self.networks: dict[str, FirewallNetwork] = {}
         self._elements: dict[str, list[Element]] = {}
         self._owners: dict[tuple[str, str], str] = {}
@@ -37,7 +38,7 @@ class State:
             network.id: list(ruleset.network_elements(network)) for network in change.networks
         }
         for endpoint in change.endpoints:
-            elements[endpoint.id] = _of_endpoint(endpoint)
+            elements[endpoint.id] = self._of_endpoint(endpoint)
         gone = [*change.remove_networks, *change.remove_endpoints, *elements]
         old = [owner for owner in dict.fromkeys(gone) if owner in self._elements]
         self._refuse_taken(elements, set(old))
@@ -45,12 +46,8 @@ class State:
         return Plan(
             commands=[
                 *ruleset.delete_elements(table, (e for o in old for e in self._elements[o])),
-                *(
-                    c
-                    for net in stale
-                    for c in ruleset.delete_chains(table, ruleset.network_chains(net))
-                ),
-                *_additions(table, networks, elements),
+                *(c for net in stale for c in ruleset.delete_chains(table, self._chains(net))),
+                *self._additions(table, networks, elements),
             ],
             removed=old,
             networks=networks,
@@ -70,13 +67,16 @@ class State:
 
     def commands(self, table: str) -> list[str]:
         """Commands that make the whole table anew."""
-        return [*ruleset.skeleton(table), *_additions(table, self.networks, self._elements)]
+        return [
+            *ruleset.skeleton(table, self._flavour),
+            *self._additions(table, self.networks, self._elements),
+        ]
 
     def census(self) -> Counter[str]:
         """How many rules each chain, and elements each set or map, should have."""
-        chains = dict(ruleset.BASE_CHAINS)
+        chains = ruleset.base_chains(self._flavour)
         for network in self.networks.values():
-            chains.update(ruleset.network_chains(network))
+            chains.update(self._chains(network))
         found = Counter({name: len(rules) for name, rules in chains.items() if rules})
         found.update(name for name, _ in self._owners)
         return found
@@ -96,17 +96,21 @@ class State:
                     f"wanted by {owner[:12]}, held by {holder[:12]} in map {name}",
                 )
 
+    def _chains(self, network: FirewallNetwork) -> ruleset.Chains:
+        return ruleset.network_chains(network, self._flavour)
 
-def _of_endpoint(endpoint: FirewallEndpoint) -> list[Element]:
-    # The same port twice (once for each of two equal bindings) is one element.
-    return list(dict.fromkeys(ruleset.endpoint_elements(endpoint)))
+    def _of_endpoint(self, endpoint: FirewallEndpoint) -> list[Element]:
+        # The same port twice (once for each of two equal bindings) is one element.
+        return list(dict.fromkeys(ruleset.endpoint_elements(endpoint, self._flavour)))
 
-
-def _additions(
-    table: str, networks: dict[str, FirewallNetwork], elements: dict[str, list[Element]]
-) -> list[str]:
-    chains = [ruleset.network_chains(network) for network in networks.values()]
-    return [
-        *(command for each in chains for command in ruleset.add_chains(table, each)),
-        *ruleset.add_elements(table, (e for owned in elements.values() for e in owned)),
-    ]
+    def _additions(
+        self,
+        table: str,
+        networks: dict[str, FirewallNetwork],
+        elements: dict[str, list[Element]],
+    ) -> list[str]:
+        chains = [self._chains(network) for network in networks.values()]
+        return [
+            *(command for each in chains for command in ruleset.add_chains(table, each)),
+            *ruleset.add_elements(table, (e for owned in elements.values() for e in owned)),
+        ]

@@ -20,7 +20,7 @@ from pyengine.contracts.logging import LoggingDriver, record_attributes
 from pyengine.contracts.storage import StorageCapability, StorageDriver
 from pyengine.drivers import Drivers, Places
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.containers import mounts
+from pyengine.engine.containers import mounts, realtime
 from pyengine.engine.containers.links import Linked
 from pyengine.engine.containers.registry import Live, Registry
 from pyengine.engine.containers.resolv import write_network_files, write_resolv
@@ -85,8 +85,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dns_search: Sequence[str] = ()
     dns_options: Sequence[str] = ()
     cgroupns: str = "host"
+    #: period and runtime of the cgroups above containers, in microseconds; 0: as they are
+    realtime: tuple[int, int] = (0, 0)
     #: what ``host-gateway`` means in ``--add-host``; empty: the container's gateway
-    host_gateway: str = ""
+    host_gateways: Sequence[str] = ()
     devices: Devices = msgspec.field(default_factory=Devices)
 
 
@@ -165,6 +167,7 @@ class Bundles:
             calls(storage.mount, container.layer, label=container.mount_label, volatile=volatile),
             self.resolve_mounts(container),
         )
+        realtime.allow(os.path.dirname(self.cgroup(container)), self._settings.realtime)
         return self._launch(live, files, rootfs, resolved, linked)
 
     def launched(self, user: str) -> None:

@@ -67,6 +67,8 @@ class Lifecycle:
         self._hooks = hooks
         self._removals = removals
         self._background = removals.background
+        #: of containers that name none, in seconds
+        self.stop_timeout = STOP_TIMEOUT
         self.closing = False
         #: who wants to know that a container runs, before anybody else is told, and that it ended
         self.running: Callable[[Live], None] = _nobody
@@ -107,7 +109,7 @@ class Lifecycle:
         if timeout is None:
             timeout = record.config.stop_timeout
         if timeout is None:
-            timeout = STOP_TIMEOUT
+            timeout = self.stop_timeout
         record.manually_stopped = True
         await self._signal(live, number)
         if not await self._ended(live, None if timeout < 0 else float(timeout)):

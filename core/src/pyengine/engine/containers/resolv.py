@@ -56,7 +56,7 @@ def write_network_files(
     if host.network_mode == "host" and not host.extra_hosts:
         text = _read(Path("/etc/hosts")) or LOCALHOST
     else:
-        text = LOCALHOST + _hosts(container, hosts, settings.host_gateway)
+        text = LOCALHOST + _hosts(container, hosts, settings.host_gateways)
     _write(files.hosts, text)
     write_resolv(container, files, settings)
 
@@ -74,13 +74,14 @@ def gateway_address(container: Container) -> str:
     return "127.0.0.1"
 
 
-def _hosts(container: Container, hosts: Mapping[str, str], host_gateway: str) -> str:
+def _hosts(container: Container, hosts: Mapping[str, str], host_gateways: Sequence[str]) -> str:
     lines = [f"{address}\t{name}\n" for name, address in hosts.items()]
     for item in container.host_config.extra_hosts or []:
         name, _, address = item.partition(":")
+        addresses = [address]
         if address == "host-gateway":
-            address = host_gateway or gateway_address(container)
-        lines.append(f"{address.strip('[]')}\t{name}\n")
+            addresses = list(host_gateways) or [gateway_address(container)]
+        lines += [f"{one.strip('[]')}\t{name}\n" for one in addresses]
     names = ".".join(filter(None, (container.config.hostname, container.config.domainname)))
     if "." in names:
         names = f"{names} {names.partition('.')[0]}"

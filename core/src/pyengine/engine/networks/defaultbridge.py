@@ -13,7 +13,12 @@ import msgspec
 
 from pyengine.config import Config
 from pyengine.contracts.base import Kind
-from pyengine.engine.networks.service import IpamConfig, NetworkRequest
+from pyengine.engine.networks.service import (
+    GATEWAY_V4,
+    GATEWAY_V6,
+    IpamConfig,
+    NetworkRequest,
+)
 from pyengine.errors import ConfigError
 from pyengine.linux.netlink import Netlink
 
@@ -41,10 +46,11 @@ def request(config: Config, own: str) -> NetworkRequest | None:
     }
     if config.mtu:
         options[f"{_PREFIX}.driver.mtu"] = str(config.mtu)
-    pools = [_pool(config.bip or _fitting(addresses, 4, config.fixed_cidr), config.fixed_cidr)]
+    bip = config.bip or _fitting(addresses, 4, config.fixed_cidr)
+    pools = [_pool(bip, config.fixed_cidr, GATEWAY_V4, config.default_gateway)]
     if config.ipv6:
-        bip = _fitting(addresses, 6, config.fixed_cidr_v6)
-        pools.append(_pool(bip, config.fixed_cidr_v6))
+        bip = config.bip6 or _fitting(addresses, 6, config.fixed_cidr_v6)
+        pools.append(_pool(bip, config.fixed_cidr_v6, GATEWAY_V6, config.default_gateway_v6))
     return NetworkRequest(
         name=NAME,
         driver=NAME,
@@ -63,13 +69,20 @@ def asked(wanted: NetworkRequest | None, config: Config) -> str:
     return msgspec.json.encode([wanted, pools and pools.options], order="sorted").decode()
 
 
-def _pool(bip: str, part: str) -> IpamConfig:
+def _pool(bip: str, part: str, name: str, gateway: str) -> IpamConfig:
     """The network of ``bip``, of which containers get addresses from ``part``; each may be empty.
-    Where ``part`` alone is known it is the network."""
+    Where ``part`` alone is known it is the network. ``gateway``: where containers send what goes
+    elsewhere, if not to the bridge; ``name``: what that is called."""
+    more = {name: gateway} if gateway else None
     if not bip:
-        return IpamConfig(subnet=_network(part))
+        return IpamConfig(subnet=_network(part), auxiliary_addresses=more)
     address = ipaddress.ip_interface(bip)
-    return IpamConfig(subnet=str(address.network), gateway=str(address.ip), ip_range=_network(part))
+    return IpamConfig(
+        subnet=str(address.network),
+        gateway=str(address.ip),
+        ip_range=_network(part),
+        auxiliary_addresses=more,
+    )
 
 
 def _network(cidr: str) -> str:

@@ -14,11 +14,18 @@ log = logging.getLogger(__name__)
 
 
 class PublishedProxy:
-    """``containers``: all records; those with published ports count."""
+    """``containers``: all records; those with published ports count. ``translated_v6``: whether
+    the firewall sees to IPv6, as far as it can."""
 
-    def __init__(self, exec_root: Path, containers: Callable[[], Sequence[Container]]) -> None:
+    def __init__(
+        self,
+        exec_root: Path,
+        containers: Callable[[], Sequence[Container]],
+        translated_v6: bool = True,
+    ) -> None:
         self._proxy = PortProxy(exec_root / "s" / "proxy")
         self._containers = containers
+        self._translated_v6 = translated_v6
         self._lock = asyncio.Lock()
 
     async def update(self) -> None:
@@ -29,9 +36,8 @@ class PublishedProxy:
                 if container.published:
                     endpoint = next((e for e in container.networks.values() if e.ip_address), None)
                     if endpoint is not None:
-                        wanted += forwards(
-                            container.published, endpoint.ip_address, endpoint.global_ipv6_address
-                        )
+                        ipv6 = endpoint.global_ipv6_address if self._translated_v6 else ""
+                        wanted += forwards(container.published, endpoint.ip_address, ipv6)
             try:
                 for problem in await self._proxy.apply(wanted):
                     log.warning("port proxy: %s", problem)

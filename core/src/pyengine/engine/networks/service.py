@@ -53,6 +53,9 @@ from pyengine.state.database import Database, Delete, Put
 log = logging.getLogger(__name__)
 
 TABLE = "networks"
+#: Auxiliary addresses of these names are where containers send what goes elsewhere; without them
+#: it is the bridge.
+GATEWAY_V4, GATEWAY_V6 = "DefaultGatewayIPv4", "DefaultGatewayIPv6"
 FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
 
 Filters = Mapping[str, Sequence[str]]
@@ -304,14 +307,16 @@ class Networks:
                         ipam.request_address, pool.id, preferred, settings.endpoint_id
                     )
                     settings.ip_prefix_len = net.prefixlen
-                    settings.gateway = "" if network.internal else pool.gateway
+                    gateway = pool.auxiliary.get(GATEWAY_V4, pool.gateway)
+                    settings.gateway = "" if network.internal else gateway
                 else:
                     preferred = wanted.ipv6_address if wanted else ""
                     settings.global_ipv6_address = await calls(
                         ipam.request_address, pool.id, preferred, settings.endpoint_id
                     )
                     settings.global_ipv6_prefix_len = net.prefixlen
-                    settings.ipv6_gateway = "" if network.internal else pool.gateway
+                    gateway = pool.auxiliary.get(GATEWAY_V6, pool.gateway)
+                    settings.ipv6_gateway = "" if network.internal else gateway
         except EngineError:
             await self.release(settings)
             raise

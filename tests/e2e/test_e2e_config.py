@@ -115,6 +115,7 @@ def test_all_that_drivers_refuse_is_said_before_anything_starts(tmp_path: Path) 
     file = tmp_path / "daemon.json"
     (tmp_path / "profile.json").write_text("{]")
     values = {
+        "log-driver": "json-file,nowhere",
         "log-opts": {"max-sise": "1m"},
         "storage-opts": ["overlay2.colour=red"],
         "storage-driver": "overlay2",
@@ -136,6 +137,7 @@ def test_all_that_drivers_refuse_is_said_before_anything_starts(tmp_path: Path) 
         for line in (
             "'labels': bad attribute format: 'x'",
             "log-opts: unknown log opt 'max-sise' for json-file log driver",
+            "log-driver: no logging driver 'nowhere' is installed",
             "storage-opts: unknown option 'overlay2.colour' for storage driver 'overlay2'",
             "default-address-pools: invalid default-address-pools for ipam driver 'default': "
             "'here' does not appear",

@@ -350,7 +350,6 @@ async def engine() -> Any:
         restored=_restored,
         config=Config(),
         places=SimpleNamespace(data_root=Path("/var/lib/pyengine")),
-        config=SimpleNamespace(features={}),
         log_sinks=SimpleNamespace(status=lambda container: []),
     )
 

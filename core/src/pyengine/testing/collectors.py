@@ -95,15 +95,19 @@ class Collector:
         raise NotImplementedError
 
     def take(self, datagram: bytes) -> None:
+        """Take one datagram."""
         raise NotImplementedError
+
+    def listen(self, sock: socket.socket) -> None:
+        """Take datagrams until ``sock`` is shut down, which then has one of no bytes."""
+        while datagram := sock.recv(1 << 20):
+            self.take(datagram)
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
-            while self.kind is not socket.SOCK_STREAM:
-                datagram = self._server.recv(1 << 20)
-                if not datagram:
-                    return
-                self.take(datagram)
+            if self.kind is not socket.SOCK_STREAM:
+                self.listen(self._server)
+                return
             while True:
                 sock, _ = self._server.accept()
                 self.connections += 1

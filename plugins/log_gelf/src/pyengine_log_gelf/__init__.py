@@ -1,0 +1,1 @@
+"""Container logs to collectors that speak GELF, such as Graylog."""

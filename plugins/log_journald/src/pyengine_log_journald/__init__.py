@@ -1,0 +1,1 @@
+"""Container logs to systemd's journal."""

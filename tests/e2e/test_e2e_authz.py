@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import EngineProcess
+
+from tests.e2e.conftest import eventually
 
 NAME = "pe-test-authz"
 
@@ -153,3 +157,26 @@ def test_who_cannot_be_asked_refuses(engine: EngineProcess, plugin: Plugin) -> N
         again.stop()
         plugin.path.parent.mkdir(exist_ok=True)
         Plugin(plugin.path)  # for the end of the engine
+
+
+def test_a_reload_names_other_plugins(
+    plugin: Plugin, engine_with: Callable[..., EngineProcess]
+) -> None:
+    engine = engine_with()
+    file = Path(engine.flags[engine.flags.index("--config-file") + 1])
+
+    def reload(text: str) -> None:
+        since = engine.log.stat().st_size
+        file.write_text(text)
+        os.kill(engine.pid, signal.SIGHUP)
+        assert eventually(lambda: "reloaded" in engine.log.read_text()[since:]), engine.tail()
+        assert "next start" not in engine.log.read_text()[since:]
+
+    engine.docker("volume", "create", "one")
+    assert plugin.asked == []
+    reload(json.dumps({"authorization-plugins": [NAME]}))
+    plugin.deny = ("AuthZReq", "/volumes/create")
+    done = engine.docker("volume", "create", "two", check=False)
+    assert f"authorization denied by plugin {NAME}: not today" in done.stderr
+    reload("{}")
+    engine.docker("volume", "create", "two")

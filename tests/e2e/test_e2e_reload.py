@@ -75,12 +75,25 @@ def test_a_file_with_mistakes_changes_nothing(site: Site) -> None:
     assert logged(site, since, f"{site.daemon_json}:3: unknown key 'mtuu' (did you mean 'mtu'?)")
     assert logged(site, since, f"{site.daemon_json}:4: 'registry-mirrors': invalid mirror")
     assert info(site)["Labels"] == ["kept=1"]
+    # What only a driver, or a look at several keys, finds wrong is as wrong.
+    for values, words in (
+        ({"default-runtime": "nowhere"}, "default-runtime: no runtime driver 'nowhere'"),
+        ({"log-opts": {"max-sise": "1"}}, "log-opts: unknown log opt 'max-sise'"),
+        ({"icc": False, "iptables": False}, "icc is false and iptables is false"),
+        ({"default-shm-size": "much"}, "'default-shm-size': invalid size 'much'"),
+    ):
+        since = site.engine.log.stat().st_size
+        site.daemon_json.write_text(json.dumps({"labels": ["new=1"], **values}))
+        site.hangup()
+        assert eventually(lambda: logged(site, since, "reload: nothing was changed"))  # noqa: B023
+        assert logged(site, since, words)
+        assert info(site)["Labels"] == ["kept=1"]
 
 
 def test_what_has_to_wait_is_named(site: Site) -> None:
     since = site.engine.log.stat().st_size
-    site.reload(mtu=1300, labels=["x=y"])
-    assert logged(site, since, "reload: from the next start on: mtu")
+    site.reload(mtu=1300, ip_forward=False, labels=["x=y"])
+    assert logged(site, since, "reload: from the next start on: ip-forward, mtu")
     assert info(site)["Labels"] == ["x=y"]
 
 
@@ -113,3 +126,56 @@ def test_how_many_transfers_go_on_at_once(site: Site) -> None:
 
     assert most(1, 2) == (1, 2)
     assert most(3, 1) == (3, 1)
+
+
+def test_defaults_of_containers_count_for_the_next_one(site: Site) -> None:
+    site("import", "-c", "CMD sh", str(site.busybox), "busybox:latest")
+
+    def made(name: str) -> dict[str, Any]:
+        site("create", "--name", name, "busybox")
+        found = json.loads(site.out("inspect", name))[0]["HostConfig"]
+        return {key: found[key] for key in ("ShmSize", "IpcMode", "CgroupnsMode", "Runtime")}
+
+    before = made("before")
+    began = time.time()
+    site.reload(
+        default_shm_size="8m",
+        default_ipc_mode="shareable",
+        default_cgroupns_mode="private",
+        runtimes={"mine": {"runtimeType": "native"}, "other": {"path": "/usr/bin/other"}},
+        default_runtime="mine",
+        features={"buildkit": False, "cdi": False},
+        default_stop_timeout=1,
+        min_api_version="1.40",
+    )
+    assert made("after") == {
+        "ShmSize": 8 << 20, "IpcMode": "shareable", "CgroupnsMode": "private", "Runtime": "mine",
+    }  # fmt: skip
+    shown = site.out("run", "--rm", "--network", "none", "busybox", "df", "-k", "/dev/shm")
+    assert "8192" in shown
+    now = info(site)
+    assert now["DefaultRuntime"] == "mine"
+    assert now["Runtimes"]["other"]["path"] == "/usr/bin/other"
+    assert now["CDISpecDirs"] == []
+    assert site.engine.api("GET", "/v1.39/info")[0] == 400
+    assert "Builder-Version: 1" in site.lab.sh(
+        "curl", "-si", "--unix-socket", str(site.engine.socket), "http://docker/_ping"
+    ).stdout  # fmt: skip
+    line = site.out("events", f"--since={began}", f"--until={time.time()}", "--filter",
+                    "event=reload", "--format", "{{json .Actor.Attributes}}")  # fmt: skip
+    told = json.loads(line.splitlines()[-1])
+    assert told["default-shm-size"] == str(8 << 20)
+    assert told["default-ipc-mode"] == "shareable"
+    assert told["default-cgroupns-mode"] == "private"
+    assert told["default-runtime"] == "mine"
+    assert sorted(told["runtimes"].split()) == ["mine:native", "other:/usr/bin/other"]
+    assert json.loads(told["features"]) == {"buildkit": False, "cdi": False}
+
+    site("run", "-d", "--name", "stubborn", "--network", "none", "busybox", "sh", "-c",
+         "trap '' TERM; while :; do sleep 0.1; done")  # fmt: skip
+    started = time.monotonic()
+    site("stop", "stubborn")
+    assert time.monotonic() - started < 5
+    site.reload()
+    assert made("again") == before
+    site("rm", "-f", "before", "after", "again", "stubborn")

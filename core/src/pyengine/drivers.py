@@ -356,6 +356,18 @@ class Drivers:
         """Instances of ``kind`` made so far."""
         return [driver for (k, _), driver in self._instances.items() if k is kind]
 
+    def reconfigure(self, keys: Mapping[str, str]) -> set[str]:
+        """Tell the drivers in use what Docker's own keys say now; those that count at once."""
+        taken: set[str] = set()
+        for (kind, name), driver in self._instances.items():
+            changed = {key for key in driver.keys if self._keys.get(key) != keys.get(key)}
+            told = {driver.keys[key]: text for key, text in keys.items() if key in driver.keys}
+            if changed and driver.reconfigure({**told, **self.options(kind, name)}):
+                taken |= changed
+        kept = {key: text for key, text in self._keys.items() if key not in taken}
+        self._keys = {**kept, **{key: text for key, text in keys.items() if key in taken}}
+        return taken
+
     def close(self) -> None:
         for driver in self._instances.values():
             driver.close()

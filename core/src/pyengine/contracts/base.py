@@ -123,6 +123,14 @@ class Driver(ABC):
         contract 1.2.
         """
 
+    def reconfigure(self, options: Mapping[str, str]) -> bool:
+        """Docker's keys that are this driver's own (``keys``) say something else while the engine
+        runs: ``options`` is what ``context.options`` would be. True: from now on they count; False,
+        as here: from the next start on. A security plugin is asked anew which hooks it implements.
+        Called on the event loop: it may not wait. Since contract 1.2.
+        """
+        return False
+
     def rehearse(self, directory: Path) -> None:
         """Run, without a container, what this driver does in every container's shim.
 

@@ -190,15 +190,30 @@ class Engine:
     def reload(self, new: Config) -> list[str]:
         """Let the keys that can change in a running engine be as in ``new``, and tell who listens
         to events; the keys that have to wait for the next start."""
+        taken = self.drivers.reconfigure(new.for_plugins())
         waiting = [
             key
             for key in configuration.changes(self.config, new)
-            if key not in configuration.RELOADABLE
+            if key not in configuration.RELOADABLE | taken
         ]
-        configuration.adopt(self.config, new)
+        configuration.adopt(self.config, new, taken)
+        for plugin in self.drivers.loaded(Kind.SECURITY):
+            if taken.intersection(plugin.keys):
+                self.hooks.renew(plugin, f"security.{plugin.name}")
         self.registries.reload(self.config)
+        self._adopt_defaults()
         self.events.emit("daemon", "reload", self.places.engine_id, self.system.settings())
         return waiting
+
+    def _adopt_defaults(self) -> None:
+        """What new containers get that say nothing, as the configuration has it now."""
+        config = self.config
+        self._options.shm_size = parse_size(config.default_shm_size)
+        self._defaults.ipc_mode = config.default_ipc_mode
+        self._defaults.cgroupns_mode = config.default_cgroupns_mode
+        self._defaults.devices.directories = config.cdi_directories()
+        self._runtimes.reload(config.runtimes, config.default_runtime)
+        self.lifecycle.stop_timeout = config.default_stop_timeout
 
     async def close(self, *, stop_containers: bool) -> None:
         """End within ``shutdown-timeout`` seconds: containers in good order, or left running."""
@@ -369,7 +384,7 @@ class Engine:
         share = (config.cpu_rt_period, config.cpu_rt_runtime)
         realtime.check(host, share)
         init_path = find_init(config.init_path)
-        options = EngineOptions(
+        self._options = options = EngineOptions(
             default_ulimits={
                 name: Ulimit(name=name, hard=limit.hard, soft=limit.soft)
                 for name, limit in config.default_ulimits.items()
@@ -459,14 +474,14 @@ class Engine:
         self.lifecycle.stop_timeout = config.default_stop_timeout
         self.usage = DiskUsage(self.database, self._registry, self.volumes, self.drivers, bundles)
         self.events.inform(self.usage.heard)
-        runtimes = Runtimes(self.drivers, config.runtimes, config.default_runtime)
+        self._runtimes = runtimes = Runtimes(self.drivers, config.runtimes, config.default_runtime)
+        self._defaults = Defaults(config.default_ipc_mode, config.default_cgroupns_mode, devices)
         logs = LogChoices(self.drivers, config.log_drivers() or self.drivers.default(Kind.LOGGING))
         logs.plan("", {})  # what is wrong with the default is wrong with the engine
         self.containers = Containers(
             self._registry, self.lifecycle, removals, bundles, sandboxes, self.images,
             self.volumes, self.usage, self.drivers, self.calls, self.events, self.hooks, host,
-            options, Defaults(config.default_ipc_mode, config.default_cgroupns_mode, devices),
-            runtimes, logs,
+            options, self._defaults, runtimes, logs,
         )  # fmt: skip
         self.commits = Commits(
             self._registry, self.lifecycle, bundles, self.images, self.calls, self.events

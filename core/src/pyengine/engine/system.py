@@ -21,6 +21,7 @@ from pyengine.engine.containers.registry import Registry
 from pyengine.engine.containers.runtimes import Runtimes
 from pyengine.engine.model import Status
 from pyengine.engine.networks.service import Networks
+from pyengine.engine.units import parse_size
 from pyengine.errors import EngineError
 from pyengine.hooks.manager import Hooks
 from pyengine.oci.cdi import Devices
@@ -208,7 +209,11 @@ class System:
         return {
             "name": socket.gethostname(),
             "debug": json.dumps(config.debug),
+            "default-cgroupns-mode": config.default_cgroupns_mode,
+            "default-ipc-mode": config.default_ipc_mode,
             "default-runtime": self._runtimes.default,
+            "default-shm-size": str(parse_size(config.default_shm_size)),
+            "features": json.dumps(config.features),
             "insecure-registries": json.dumps(config.insecure_registries),
             "labels": json.dumps(config.labels),
             "live-restore": json.dumps(config.live_restore),
@@ -216,6 +221,10 @@ class System:
             "max-concurrent-uploads": str(limits.uploads),
             "max-download-attempts": str(limits.attempts),
             "registry-mirrors": json.dumps(config.registry_mirrors),
+            "runtimes": " ".join(
+                f"{name}:{entry.path or entry.runtime_type}"
+                for name, entry in config.runtimes.items()
+            ),
             "shutdown-timeout": str(config.shutdown_timeout),
         }
 

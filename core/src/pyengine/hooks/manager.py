@@ -41,6 +41,11 @@ class Hooks:
             self._pm.unregister(plugin)
             raise DriverBroken(f"plugin {name!r} implements an unknown hook", str(error)) from error
 
+    def renew(self, plugin: object, name: str) -> None:
+        """A plugin implements other hooks than before."""
+        self._pm.unregister(plugin)
+        self.register(plugin, name)
+
     def names(self) -> list[str]:
         return [name for name, _ in self._pm.list_name_plugin()]
 

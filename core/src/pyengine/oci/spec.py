@@ -52,8 +52,9 @@ class IdMapping(msgspec.Struct, frozen=True):
     size: int
 
 
-class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the daemon's configuration says about every container. Made once.
+class EngineOptions(msgspec.Struct, kw_only=True):
+    """What the daemon's configuration says about every container. Made once; some of it changes
+    when the daemon reads its configuration again.
 
     ``init_path``: of the host, "" if none was found (see ``defaults.find_init``). ``uid_map`` and
     ``gid_map``: of ``userns-remap``, used where the user namespace is new.
@@ -89,7 +90,7 @@ class SpecInput(msgspec.Struct, kw_only=True):
     cgroups_path: str = ""
     namespaces: Namespaces = Namespaces()
     environment: Sequence[str] = ()
-    engine: EngineOptions = EngineOptions()
+    engine: EngineOptions = msgspec.field(default_factory=EngineOptions)
 
 
 def build(given: SpecInput) -> dict[str, Any]:

@@ -25,7 +25,12 @@ class AuthzPlugin(SecurityPlugin):
     def __init__(self, context: DriverContext) -> None:
         super().__init__(context)
         reject_unknown_options(self.kind, self.name, context.options, frozenset({"plugins"}))
-        self._plugins = [Plugin(n) for n in context.options.get("plugins", "").split(",") if n]
+        self.reconfigure(context.options)
+
+    def reconfigure(self, options: Mapping[str, str]) -> bool:
+        self._plugins = [Plugin(name) for name in options.get("plugins", "").split(",") if name]
+        for hook in ("security_authorize_request", "security_authorize_answer"):
+            vars(self).pop(hook, None)
         if self._plugins:
             # Not there otherwise: every request would be handed to a thread, for nobody.
             @hookimpl
@@ -38,6 +43,7 @@ class AuthzPlugin(SecurityPlugin):
 
             self.security_authorize_request = security_authorize_request
             self.security_authorize_answer = security_authorize_answer
+        return True
 
     @classmethod
     def probe(cls, context: DriverContext) -> Probe:

@@ -22,6 +22,10 @@ class Runtimes:
         self, drivers: Drivers, configured: Mapping[str, RuntimeEntry], default: str
     ) -> None:
         self._drivers = drivers
+        self.reload(configured, default)
+
+    def reload(self, configured: Mapping[str, RuntimeEntry], default: str) -> None:
+        """From the next container on."""
         self._configured = configured
         self._default = default
 

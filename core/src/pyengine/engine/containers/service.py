@@ -78,8 +78,9 @@ if TYPE_CHECKING:
     from pyengine.supervisor.client import Attachment
 
 
-class Defaults(msgspec.Struct, frozen=True):
-    """What the daemon's configuration says where a container says nothing."""
+class Defaults(msgspec.Struct):
+    """What the daemon's configuration says where a container says nothing; it may say something
+    else later."""
 
     ipc_mode: str = "private"
     cgroupns_mode: str = ""

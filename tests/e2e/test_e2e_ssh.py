@@ -167,10 +167,13 @@ def test_addresses_that_are_refused(url: str, docker_binary: str) -> None:
 
 @pytest.mark.parametrize("command", ["docker", "ours"])
 def test_dial_stdio_alone(command: str, engine: EngineProcess, docker_binary: str) -> None:
-    """The bare command ends with the engine, though its input is still open."""
+    """It waits for the answer when its input has ended, and ends with the engine when not."""
     words = {"docker": [docker_binary], "ours": PYENGINE}[command]
     words = [*words, "-H", f"unix://{engine.socket}", "system", "dial-stdio"]
     request = b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    done = subprocess.run(words, input=request, capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(b"OK")
     pipe = subprocess.PIPE
     process = subprocess.Popen(words, stdin=pipe, stdout=pipe)
     assert process.stdin is not None

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import unquote
@@ -18,6 +18,7 @@ from pyengine.contracts.frontend import Frontend, Listener
 from pyengine.engine import tracing
 from pyengine.errors import EngineError, InvalidParameter
 from pyengine_api_docker.authorization import authorized, user
+from pyengine_api_docker.connections import Connection, Server
 from pyengine_api_docker.http import Call, failure
 from pyengine_api_docker.routes import Endpoint, find
 from pyengine_api_docker.tls import TlsConnection
@@ -47,7 +48,7 @@ class DockerFrontend(Frontend):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self._server = web.Server(
+        self._server = Server(
             self._handle,
             handler_cancellation=True,
             access_log=None,
@@ -140,7 +141,7 @@ class DockerFrontend(Frontend):
 
     async def _run(self, endpoint: Endpoint, call: Call) -> web.StreamResponse:
         if endpoint.lasting:
-            return await self._last(endpoint.run(call))
+            return await self._last(call, endpoint)
         if endpoint.reads:
             return await endpoint.run(call)
         # what was begun is carried through, though its client may have gone
@@ -148,13 +149,16 @@ class DockerFrontend(Frontend):
         work.add_done_callback(_retrieve)
         return await asyncio.shield(work)
 
-    async def _last(self, answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
-        task = asyncio.current_task()
+    async def _last(self, call: Call, endpoint: Endpoint) -> web.StreamResponse:
+        task, connection = asyncio.current_task(), call.request.protocol
         assert task is not None
+        assert isinstance(connection, Connection)
         self._lasting.add(task)
+        connection.lasting = True
         try:
-            return await answer
+            return await endpoint.run(call)
         finally:
+            connection.lasting = False
             self._lasting.discard(task)
 
 

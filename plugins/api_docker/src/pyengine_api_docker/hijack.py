@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import select
 import socket
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -19,6 +18,7 @@ from typing import Protocol, cast
 from aiohttp import web
 
 from pyengine.errors import EngineError, InvalidParameter
+from pyengine_api_docker.connections import Connection, Hangup
 from pyengine_api_docker.http import MULTIPLEXED_STREAM, RAW_STREAM, Call
 
 DEFAULT_DETACH = "ctrl-p,ctrl-q"
@@ -114,7 +114,7 @@ class Hijacked(asyncio.Protocol):
         # What comes before the container can take it; None when nobody will any more.
         self._early: bytearray | None = bytearray()
         self._ended = False
-        self._hangup: _Hangup | None = None
+        self._hangup: Hangup | None = None
         self._writable: asyncio.Future[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
@@ -131,6 +131,8 @@ class Hijacked(asyncio.Protocol):
         transport.set_protocol(self)
         transport.write(head)
         transport.resume_reading()
+        if isinstance(request.protocol, Connection) and request.protocol.ended:
+            self.eof_received()
         return self
 
     async def send(self, data: bytes) -> None:
@@ -224,7 +226,7 @@ class Hijacked(asyncio.Protocol):
             self._container.end()
         connection = self._transport.get_extra_info("socket")
         if connection is not None and self._transport.get_extra_info("ssl_object") is None:
-            self._hangup = _Hangup(connection, self._transport.abort)
+            self._hangup = Hangup(connection, self._transport.abort)
         return True
 
     def pause_writing(self) -> None:
@@ -340,27 +342,3 @@ class _Container(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end()
-
-
-class _Hangup:
-    """Tells when a peer that ended its input has closed altogether.
-
-    asyncio no longer watches a socket at whose end it has read; a readable end of file would wake
-    it for ever. An epoll of its own that asks for nothing reports EPOLLHUP alone (epoll_ctl(2)).
-    """
-
-    def __init__(self, connection: socket.socket, then: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._epoll = select.epoll()
-        self._epoll.register(connection.fileno(), 0)
-        self._then = then
-        self._loop.add_reader(self._epoll.fileno(), self._fire)
-
-    def _fire(self) -> None:
-        self.close()
-        self._then()
-
-    def close(self) -> None:
-        if not self._epoll.closed:
-            self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()

@@ -163,7 +163,7 @@ def test_a_sink_that_dies_goes_on(docker: Docker, fluentd: Fluentd, tmp_path: Pa
         if b"pyengine.logs.process" in command:
             os.kill(pid, signal.SIGKILL)
             killed += 1
-    assert killed == 1
+    assert killed, "there is one for each driver that was in use"
     assert eventually(lambda: "400" in fluentd.lines(), 20)
     lines = fluentd.lines()
     assert sorted(set(map(int, lines))) == list(range(1, 401)), "nothing is missing"

@@ -27,9 +27,9 @@ from pyengine.errors import InvalidParameter
 DATAGRAM, HEAD = 1420, 12
 MOST_CHUNKS = 128
 _CHUNK = b"\x1e\x0f"
-#: Bytes of a message's fields but for its line, which has 16 KiB and with JSON's escapes up to six
-#: times that: together they fit in :data:`MOST_CHUNKS`, also without compression.
-_FIELDS = 64 * 1024
+#: Bytes of a message's fields, so that it fits with a line of 16 KiB, which JSON's escapes can make
+#: six times as long, also without compression.
+_FIELDS = MOST_CHUNKS * (DATAGRAM - HEAD) - 6 * 16 * 1024 - 1024
 _ERROR, _INFORMATION = 3, 6
 #: zlib's window, which also says what is around the data; 0: no compression.
 _WINDOWS = {"gzip": 31, "zlib": 15, "none": 0}

@@ -122,7 +122,13 @@ def test_all_that_drivers_refuse_is_said_before_anything_starts(tmp_path: Path) 
         "default-address-pools": [{"base": "here", "size": 24}],
         "seccomp-profile": str(tmp_path / "profile.json"),
         "default-runtime": "nonsuch",
-        "drivers": {"network": {"allow": ["bridge", "brigde"]}},
+        "drivers": {"network": {"allow": ["bridge", "brigde"]}, "storge": "vfs"},
+        "default-network-opts": {"brige": {"com.docker.network.driver.mtu": "1400"}},
+        "bridge": "nobodys0",
+        "tls": True,
+        "tlscert": str(file),
+        "tlskey": str(file),
+        "features": {"teleport": True},
         "labels": ["x"],
         "data-root": str(tmp_path / "data"),
         "exec-root": str(tmp_path / "run"),
@@ -144,6 +150,10 @@ def test_all_that_drivers_refuse_is_said_before_anything_starts(tmp_path: Path) 
             f"seccomp-profile: the seccomp profile {tmp_path}/profile.json is invalid",
             "default-runtime: no runtime driver 'nonsuch' is installed",
             "drivers.network.allow: no network driver 'brigde' is installed",
+            "drivers: unknown kind 'storge' (did you mean 'storage'?)",
+            "default-network-opts: no network driver 'brige' is installed",
+            "bridge is 'nobodys0', and there is no such bridge on this host",
+            f'could not load X509 key pair (cert: "{file}", key: "{file}")',
         ):
             assert line in done.stderr
     assert not (tmp_path / "data").exists()

@@ -45,6 +45,11 @@ def test_no_key_is_in_two_places() -> None:
     assert len(set.union(*places)) == sum(map(len, places))
 
 
+def test_features_that_mean_nothing_are_noted(tmp_path: Path) -> None:
+    found = loaded(tmp_path, {"features": {"cdi": True, "teleport": True}})
+    assert found.notes == ["features: 'teleport' changes nothing: there is no such feature here"]
+
+
 def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         loaded(tmp_path, '{"debug": true,\n "mtu": 1400,\n "debug": false}')
@@ -145,6 +150,7 @@ HERE = Path(__file__)
             {"host-gateway-ips": ["10.0.0.1"], "host-gateway-ip": "10.0.0.1"},
             "host-gateway-ip and host-gateway-ips say the same",
         ),
+        ({"cdi-spec-dirs": ["cdi"]}, "'cdi' is no absolute path"),
         ({"min-api-version": "1.23"}, "'1.23' is no API version between 1.24 and 1.51"),
         ({"min-api-version": "v1.30"}, "'v1.30' is no API version"),
         ({"default-stop-timeout": -1}, "invalid default stop timeout: -1"),

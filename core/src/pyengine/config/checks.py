@@ -30,7 +30,7 @@ def wrong(key: str, value: Any) -> Problems:
     check = _CHECKS.get(key)
     if check is None:
         return []
-    items = [value] if isinstance(value, str) else value
+    items = [value] if isinstance(value, str) else value or []
     return [(item, problem) for item in items if (problem := check(item))]
 
 
@@ -227,6 +227,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
 _CHECKS: dict[str, Callable[[str], str]] = {
     "bip": addresses.bridge_address,
     "bip6": addresses.bridge_address_v6,
+    "cdi-spec-dirs": _absolute,
     "data-root": _absolute,
     "default-gateway": addresses.address_v4,
     "default-gateway-v6": addresses.address_v6,

@@ -35,13 +35,15 @@ def refusals(config: Config, catalog: Catalog) -> list[str]:
     named = config.security()
     for name in catalog.names(Kind.SECURITY) if named is None else named:
         found += filter(None, [_ask(drivers, config, Kind.SECURITY, name)])
-    for kind in Kind:
-        for name in config.allowed(kind) or ():
-            if name not in catalog.names(kind):
-                installed = ", ".join(catalog.names(kind)) or "none"
-                found.append(
-                    f"drivers.{kind}.allow: no {kind} driver {name!r} is installed: {installed}"
-                )
+    wanted = [(f"drivers.{kind}.allow", kind, config.allowed(kind) or []) for kind in Kind]
+    wanted.append(("default-network-opts", Kind.NETWORK, list(config.default_network_opts)))
+    for key, kind, names in wanted:
+        installed = catalog.names(kind)
+        found += [
+            f"{key}: no {kind} driver {name!r} is installed: {', '.join(installed) or 'none'}"
+            for name in names
+            if name not in installed
+        ]
     return found
 
 

@@ -253,6 +253,9 @@ PLUGIN_KEYS = frozenset(
 #: Those of them that are about rules, and say nothing where nobody makes any (``iptables`` false).
 RULE_KEYS = frozenset({"allow-direct-routing", "bridge-accept-fwmark", "ip6tables"})
 
+#: Names in ``features`` that mean something here.
+FEATURES = frozenset({"buildkit", "cdi"})
+
 #: Docker's keys that choose a driver, and the kinds they choose for.
 DRIVER_KEYS = {
     "storage-driver": "storage",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pyengine.config import flags
 from pyengine.config.checks import wrong
 from pyengine.config.driverchecks import refusals
 from pyengine.config.file import read
-from pyengine.config.keys import DEFAULT_FILE, DRIVER_KEYS, FIELDS, Config
+from pyengine.config.keys import DEFAULT_FILE, DRIVER_KEYS, FEATURES, FIELDS, Config
 from pyengine.config.together import contradictions
 from pyengine.config.words import nearest
 from pyengine.contracts.base import Kind
@@ -30,9 +30,14 @@ class Loaded(msgspec.Struct):
     replace: bool = False
 
 
-def load(argv: Sequence[str], catalog: Catalog | None = None) -> Loaded:
+def load(
+    argv: Sequence[str],
+    catalog: Catalog | None = None,
+    look: Callable[[Config], Sequence[str]] = lambda config: (),
+) -> Loaded:
     """Read flags and file. ``ConfigError`` with every mistake, a line each; its ``detail`` is the
-    lines. With ``catalog``, drivers that are chosen and their options are looked at too."""
+    lines. With ``catalog``, drivers that are chosen and their options are looked at too; ``look``
+    gives a line for what this host has not."""
     parser = flags.parser()
     given, extra = parser.parse_known_args(list(argv))
     problems = [f"unknown flag {word!r}{flags.nearest_flag(parser, word)}" for word in extra]
@@ -56,14 +61,29 @@ def load(argv: Sequence[str], catalog: Catalog | None = None) -> Loaded:
     flags.apply_driver_flags(given.driver or [], values, problems, notes)
     config = _convert(values, problems)
     # What is wrong by itself has been said: the rest is looked at without it.
-    right = _convert({key: v for key, v in values.items() if not wrong(key, v)}, [])
+    right = _convert(_right(values), [])
     problems += contradictions(right)
     problems += refusals(right, catalog) if catalog is not None else []
+    problems += look(right)
+    notes += [
+        f"features: {name!r} changes nothing: there is no such feature here"
+        for name in config.features
+        if name not in FEATURES
+    ]
     if problems:
         raise ConfigError(
             "the configuration has errors", "\n  " + "\n  ".join(problems), "nothing was started"
         )
     return Loaded(config, notes, path, given.validate, given.replace)
+
+
+def _right(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What there is nothing to say against."""
+    kept = {key: value for key, value in values.items() if not wrong(key, value)}
+    if "drivers" in kept:
+        kinds = {kind.value for kind in Kind}
+        kept["drivers"] = {kind: v for kind, v in kept["drivers"].items() if kind in kinds}
+    return kept
 
 
 def _convert(values: Mapping[str, Any], problems: list[str]) -> Config:

@@ -22,10 +22,13 @@ from pyengine.config.schema import schema
 from pyengine.contracts.frontend import Listener
 from pyengine.drivers import Catalog
 from pyengine.engine import listening
+from pyengine.engine.containers import realtime
 from pyengine.engine.engine import Engine
+from pyengine.engine.networks import defaultbridge
 from pyengine.errors import ConfigError, EngineError, Unavailable
 from pyengine.faults import set_role
 from pyengine.linux import heap
+from pyengine.oci import facts
 
 log = logging.getLogger("pyengine")
 
@@ -50,9 +53,7 @@ def main(argv: Sequence[str]) -> int:
     heap.limit_arenas(ARENAS)
     catalog = Catalog()
     try:
-        loaded = config.load(argv, catalog)
-        if loaded.check_only:
-            listening.certificates(loaded.config)
+        loaded = config.load(argv, catalog, _missing)
     except ConfigError as error:
         print(f"pyengine daemon: {error.message()}", file=sys.stderr)
         return error.exit_code
@@ -139,6 +140,22 @@ async def _serve(
             if inode and _inode(address) == inode:
                 Path(address.removeprefix("unix://")).unlink(missing_ok=True)
     return 0
+
+
+def _missing(settings: config.Config) -> list[str]:
+    """What the configuration counts on and this host has not, a line each."""
+    found = []
+    host = facts.detect()
+    for look in (
+        lambda: listening.certificates(settings),
+        lambda: defaultbridge.request(settings, "own"),
+        lambda: realtime.check(host, (settings.cpu_rt_period, settings.cpu_rt_runtime)),
+    ):
+        try:
+            look()
+        except ConfigError as error:
+            found.append(error.message())
+    return found
 
 
 def _reload(engine: Engine, argv: Sequence[str], tls: ssl.SSLContext | None) -> None:

@@ -259,6 +259,31 @@ def test_options_that_are_refused_are_no_reason_to_take_another(
     assert found.get(Kind.VOLUME, "picky").context.options == {}
 
 
+def test_a_driver_says_whether_its_keys_count_at_once(add: Add, tmp_path: Path) -> None:
+    add(
+        "fake-keys", {"quick": "fake_keys:Quick", "slow": "fake_keys:Slow"},
+        fake_keys=GOOD + """
+class Quick(Good):
+    keys = {"authorization-plugins": "asked"}
+    told = []
+    def reconfigure(self, options):
+        self.told.append(dict(options))
+        return True
+class Slow(Good):
+    keys = {"metrics-addr": "address"}
+""",
+    )  # fmt: skip
+    found = Drivers(Catalog(), places(tmp_path), {}, {"metrics-addr": "a:1"})
+    quick, slow = found.get(Kind.VOLUME, "quick"), found.get(Kind.VOLUME, "slow")
+    assert slow.context.options == {"address": "a:1"}
+    assert found.reconfigure({"metrics-addr": "a:1"}) == set()
+    now = {"metrics-addr": "a:2", "authorization-plugins": "x"}
+    assert found.reconfigure(now) == {"authorization-plugins"}
+    assert found.reconfigure(now) == set(), "it has been told; what waits is not asked for again"
+    assert found.reconfigure({}) == {"authorization-plugins"}
+    assert quick.told == [{"asked": "x"}, {}]  # type: ignore[attr-defined]
+
+
 def test_when_nothing_works_every_reason_is_named(
     add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,3 +203,49 @@ def test_bad_options() -> None:
         make(respect_host_firewall="perhaps")
     with pytest.raises(InvalidParameter, match="nonsense"):
         make(nonsense="1")
+
+
+@pytest.mark.parametrize(
+    ("options", "rules"),
+    [
+        ({"ip6tables": "false"}, ["meta nfproto ipv6 return"]),
+        ({"allow_direct_routing": "true"}, ["@direct4 accept", "@direct6 accept"]),
+        ({"bridge_accept_fwmark": "7"}, ["meta mark 0x00000007 accept"]),
+        ({"bridge_accept_fwmark": "0x1/0x3"}, ["meta mark & 0x00000003 == 0x00000001 accept"]),
+    ],
+)
+def test_keys_of_daemon_json_change_rules_that_the_driver_knows_again(
+    bench: Bench, options: dict[str, str], rules: list[str]
+) -> None:
+    bench.driver = make(**options)
+    published = endpoint(PublishedPort("tcp", 8080, 80), PublishedPort("udp", 90, 90, count=3))
+    bench.host.do(bench.driver.reconcile, [NET], [published])
+    more = FirewallEndpoint(
+        "more", NET.id, NET.bridge, ["10.40.0.3"], [PublishedPort("tcp", 1, 80)]
+    )
+    bench.apply(endpoints=[more])
+    listing = bench.sh("nft", "list", "table", "inet", "pyengine")
+    for rule in rules:
+        assert rule in listing
+    assert bench.host.do(bench.driver.intact)
+    direct = [entry for entry in listing.split("set direct4")[1].split("}")[:2] if "elem" in entry]
+    assert bool(direct) is ("allow_direct_routing" in options)
+    bench.apply(remove_endpoints=["web", "more"], remove_networks=[NET.id])
+    assert bench.host.do(bench.driver.intact)
+    # Counted anew, not only known to be the work of nobody else.
+    bench.sh("nft", "add", "table", "inet", "foreign")
+    assert bench.host.do(bench.driver.intact)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("ip6tables", "no"),
+        ("allow_direct_routing", "1"),
+        ("bridge_accept_fwmark", "red"),
+        ("bridge_accept_fwmark", "1/"),
+    ],
+)
+def test_values_of_keys_that_are_wrong(option: str, value: str) -> None:
+    with pytest.raises(InvalidParameter, match=option.replace("_", "-")):
+        make(**{option: value})

@@ -155,13 +155,12 @@ class Engine:
             shim_cgroup=f"/{self.places.prefix}-shims",
             on_zygote_restart=lambda: log.warning("the zygote had died; there is a new one"),
         )
-        zygote = asyncio.create_task(self.supervisor.start())
+        self._zygote = asyncio.create_task(self.supervisor.start())
         # It is under way now, and takes another processor's time while this one loads the rest.
         await asyncio.sleep(0)
         self._assemble()
         self._load_frontends()
         self._check_keys()
-        await zygote
 
     async def start(self, listeners: Sequence[Listener]) -> None:
         """Serve on ``listeners``, and make the host agree with the records.
@@ -176,6 +175,7 @@ class Engine:
                 self.health.watch(live)
         for frontend in self._frontends:
             await frontend.start(list(listeners) if frontend.protocol == "http" else [])
+        await self._zygote
         await self._restore.reconcile()
         await self.portproxy.update()
         self.usage.start()
@@ -374,6 +374,7 @@ class Engine:
 
     def _assemble(self) -> None:
         # Loaded beside the zygote's start: the registries' HTTP client takes a quarter of a second.
+        import pyengine.registry.aio  # noqa: F401 - before anything that brings aiohttp
         from pyengine.engine.images.pull import Puller
         from pyengine.engine.images.push import Pusher
         from pyengine.engine.networks.dns.servers import NameServers

@@ -214,6 +214,7 @@ async def _keep_tidy() -> None:
     # What is alive now stays: no collection shall walk it again.
     gc.collect()
     gc.freeze()
+    gc.enable()
     loop = asyncio.get_running_loop()
     while True:
         await loop.run_in_executor(None, heap.trim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from secrets import token_hex
 from typing import BinaryIO, cast
@@ -101,7 +102,7 @@ async def import_address(
         headers={"Accept-Encoding": "identity"},
     ) as session:
         try:
-            response = await session.get(address)
+            response = await session.get(address, ssl=ssl.create_default_context())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise Unavailable(f'Get "{address}": {error or "no answer"}') from error
         async with response:

@@ -164,6 +164,9 @@ def test_defaults_of_containers(engine_with: Any, tmp_path: Path) -> None:
     engine.docker("run", "-d", "--name", "box", "--network", "none", "busybox", "sh", "-c", script)
     found = engine.inspect("box")
     assert found["HostConfig"]["CgroupnsMode"] == "private"
+    assert found["HostConfig"]["LogConfig"] == {
+        "Type": "json-file", "Config": {"max-size": "1k", "max-file": "2"},
+    }  # fmt: skip
     assert found["HostConfig"]["Runtime"] == "native"
     assert namespace(found["State"]["Pid"], "cgroup") != namespace("self", "cgroup")
     assert eventually(lambda: engine.lines("logs", "box")[-1:] == ["98"])
@@ -172,6 +175,11 @@ def test_defaults_of_containers(engine_with: Any, tmp_path: Path) -> None:
         log.name, f"{log.name}.1",
     ]  # fmt: skip
     assert "0" not in engine.lines("logs", "box")
+    engine.docker("create", "--name", "own", "--log-opt", "max-file=3", "busybox")
+    engine.docker("create", "--name", "other", "--log-driver", "none", "busybox")
+    configs = [engine.inspect(name)["HostConfig"]["LogConfig"]["Config"] for name in ("own",
+               "other")]  # fmt: skip
+    assert configs == [{"max-size": "1k", "max-file": "3"}, {}]
 
 
 def test_an_init_and_drivers_of_the_operators(engine_with: Any, tmp_path: Path) -> None:

@@ -44,15 +44,21 @@ class LogChoices:
         self._drivers = drivers
         self.default = default
 
+    def options(self, wanted: str, given: Mapping[str, str]) -> dict[str, str]:
+        """``LogConfig.Config`` of a container: the operator's options where it has the default
+        driver, and says nothing itself. They stay with it when the operator changes them."""
+        if wanted not in ("", self.default):
+            return dict(given)
+        first = names_of(self.default)[0]
+        return {**self._drivers.options(Kind.LOGGING, first), **given}
+
     def plan(self, wanted: str, given: Mapping[str, str]) -> LogPlan:
         """For ``LogConfig`` of a create request. ``InvalidParameter`` for unknown drivers and for
         options that none of them knows or one refuses."""
         wanted = wanted or self.default
         names = names_of(wanted)
         drivers = {name: self._find(name) for name in names}
-        options = dict(given)
-        if wanted == self.default:
-            options = {**self._drivers.options(Kind.LOGGING, names[0]), **options}
+        options = self.options(wanted, given)
         writers = [name for name, one in drivers.items() if isinstance(one, LoggingDriver)]
         if len(writers) > 1:
             raise InvalidParameter(

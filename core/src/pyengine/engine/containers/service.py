@@ -566,7 +566,8 @@ class Containers:
         host.runtime = host.runtime or self._runtimes.default
         logs = self._logs.plan(host.log_config.type, host.log_config.config or {})
         host.log_config = LogConfig(
-            type=host.log_config.type or self._logs.default, config=host.log_config.config or {}
+            type=host.log_config.type or self._logs.default,
+            config=self._logs.options(host.log_config.type, host.log_config.config or {}),
         )
         storage = self._known(Kind.STORAGE, (host.storage_opt or {}).get("driver", ""))
         if not config.hostname:

@@ -18,6 +18,8 @@ from harness import EngineProcess
 
 from pyengine.testing.collectors import Collector
 from pyengine_log_fluentd.testing import Fluentd
+from pyengine_log_gelf.testing import GelfTcp
+from pyengine_log_journald.testing import Journal
 from pyengine_log_syslog.testing import Syslog
 
 pytestmark = pytest.mark.faults
@@ -48,20 +50,46 @@ class ManySyslog(Syslog):
         self.wrong += not datagram.endswith(LINE.encode())
 
 
+class ManyGelf(GelfTcp):
+    count = 0
+    wrong = 0
+
+    def keep(self, data: bytes) -> None:
+        self.count += 1
+        self.wrong += LINE.encode() not in data
+
+
+class ManyEntries(Journal):
+    count = 0
+    wrong = 0
+
+    def take(self, datagram: bytes) -> None:
+        self.count += 1
+        self.wrong += b"MESSAGE=" + LINE.encode() not in datagram
+
+
+#: A server, and the option that leads to it.
 SINKS: dict[str, tuple[Callable[..., Any], str]] = {
     "fluentd": (ManyFluentd, "fluentd-address=unix://{}"),
     "syslog": (ManySyslog, "syslog-address=unix://{}"),
+    "gelf": (ManyGelf, "gelf-address=tcp://{}"),
+    "journald": (ManyEntries, "journald-socket={}"),
 }
 
 
 @pytest.fixture
-def collector(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Collector]:
-    with SINKS[request.param][0](path=tmp_path / "sock") as server:
+def collector(
+    request: pytest.FixtureRequest, tmp_path: Path, engine: EngineProcess
+) -> Iterator[Collector]:
+    where: dict[str, Any] = {"path": tmp_path / "sock"}
+    if request.param == "gelf":
+        where = {"namespace": engine.namespace}
+    with SINKS[request.param][0](**where) as server:
         yield server
 
 
-def flags(driver: str, path: Path, *options: str) -> list[str]:
-    given = ["--log-driver", driver, "--log-opt", SINKS[driver][1].format(path / "sock")]
+def flags(driver: str, collector: Collector, *options: str) -> list[str]:
+    given = ["--log-driver", driver, "--log-opt", SINKS[driver][1].format(collector.address)]
     return given + [word for option in options for word in ("--log-opt", option)]
 
 
@@ -98,10 +126,10 @@ def test_a_log_kept_here_loses_nothing(engine: EngineProcess, driver: str) -> No
 
 @pytest.mark.parametrize("collector", SINKS, indirect=True)
 def test_a_sink_loses_nothing(
-    engine: EngineProcess, collector: Any, tmp_path: Path, request: pytest.FixtureRequest
+    engine: EngineProcess, collector: Any, request: pytest.FixtureRequest
 ) -> None:
     driver = request.node.callspec.params["collector"]
-    name = run(engine, *flags(driver, tmp_path))
+    name = run(engine, *flags(driver, collector))
     until(lambda: status(engine, name)["Delivered"] == LINES)
     until(lambda: collector.count == LINES)
     assert collector.wrong == 0
@@ -111,12 +139,12 @@ def test_a_sink_loses_nothing(
 
 @pytest.mark.parametrize("collector", SINKS, indirect=True)
 def test_what_a_sink_drops_is_counted(
-    engine: EngineProcess, collector: Any, tmp_path: Path, request: pytest.FixtureRequest
+    engine: EngineProcess, collector: Any, request: pytest.FixtureRequest
 ) -> None:
     """A collector that reads nothing for a while, and a megabyte that may wait."""
     driver = request.node.callspec.params["collector"]
     collector.silent = True
-    name = run(engine, *flags(driver, tmp_path, "mode=non-blocking", "max-buffer-size=1m"))
+    name = run(engine, *flags(driver, collector, "mode=non-blocking", "max-buffer-size=1m"))
     collector.silent = False
     until(lambda: status(engine, name)["Waiting"] == 0)
     sink = status(engine, name)
@@ -127,12 +155,10 @@ def test_what_a_sink_drops_is_counted(
 
 
 @pytest.mark.parametrize("collector", ["fluentd"], indirect=True)
-def test_stop_keeps_its_time_with_a_black_hole(
-    engine: EngineProcess, collector: Any, tmp_path: Path
-) -> None:
+def test_stop_keeps_its_time_with_a_black_hole(engine: EngineProcess, collector: Any) -> None:
     collector.silent = True
     script = f"trap 'exit 0' TERM; yes '{LINE}' & wait"
-    name = engine.out("run", "-d", *flags("fluentd", tmp_path), "busybox", "sh", "-c", script)
+    name = engine.out("run", "-d", *flags("fluentd", collector), "busybox", "sh", "-c", script)
     time.sleep(3)
     began = time.monotonic()
     engine.docker("stop", "-t", "5", name)

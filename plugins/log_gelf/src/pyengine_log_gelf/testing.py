@@ -11,8 +11,6 @@ from typing import Any, ClassVar
 from pyengine.testing.collectors import Collector
 
 _WINDOWS = {b"\x1f\x8b": (31, "gzip"), b"\x78": (15, "zlib"), b"{": (0, "none")}
-#: Set by root beyond the limit for others (socket(7)): a burst shall not be the test's failure.
-_SO_RCVBUFFORCE = 33
 
 
 class _Gelf(Collector):
@@ -66,7 +64,6 @@ class GelfUdp(_Gelf):
         self.compressions: set[str] = set()
         self._chunks: dict[bytes, dict[int, bytes]] = {}
         super().__init__(**where)
-        self._server.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 24)
 
     def take(self, datagram: bytes) -> None:
         self.datagrams.append(len(datagram))

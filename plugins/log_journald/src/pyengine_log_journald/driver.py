@@ -12,6 +12,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import ClassVar
 
 from pyengine import timestamps
@@ -25,6 +26,11 @@ SOCKET = "/run/systemd/journal/socket"
 _ERROR, _INFORMATION = b"3", b"6"
 #: The journal skips fields with other names: those of ``_`` are its own (sd_journal_print(3)).
 _NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+#: Of each record, or of a part of one.
+_OWN = {
+    "PRIORITY", "MESSAGE", "SYSLOG_TIMESTAMP", "CONTAINER_LOG_ORDINAL", "CONTAINER_PARTIAL_ID",
+    "CONTAINER_PARTIAL_ORDINAL", "CONTAINER_PARTIAL_LAST", "CONTAINER_PARTIAL_MESSAGE",
+}  # fmt: skip
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
@@ -69,9 +75,12 @@ class _Journal(LogSink):
             # Entries are in order by CONTAINER_LOG_ORDINAL among those of one sink.
             "CONTAINER_LOG_EPOCH": os.urandom(32).hex(),
         }
-        self._fields = {
-            name: value.encode() for name, value in fields.items() if _NAME.fullmatch(name)
-        }
+        # Each field is there once: what is the record's own beats a label of that name.
+        self._fixed = b"".join(
+            _field(name.encode(), value.encode())
+            for name, value in fields.items()
+            if _NAME.fullmatch(name) and name not in _OWN
+        )
         self._sent = 0
         self._sock = _connect(options)
 
@@ -84,21 +93,23 @@ class _Journal(LogSink):
         self._sock.close()
 
     def _entry(self, record: LogRecord) -> bytes:
-        fields = {
-            **self._fields,
-            "PRIORITY": _ERROR if record.stream == STDERR else _INFORMATION,
-            "MESSAGE": record.line,
-            "SYSLOG_TIMESTAMP": timestamps.render(record.time).encode(),
-            "CONTAINER_LOG_ORDINAL": b"%d" % self._sent,
-        }
+        entry = b"%bPRIORITY=%b\nSYSLOG_TIMESTAMP=%b\nCONTAINER_LOG_ORDINAL=%d\n%b" % (
+            self._fixed,
+            _ERROR if record.stream == STDERR else _INFORMATION,
+            _stamp(record.time),
+            self._sent,
+            _field(b"MESSAGE", record.line),
+        )
         piece = record.piece
         if piece is not None:
-            fields["CONTAINER_PARTIAL_ID"] = piece.id.encode()
-            fields["CONTAINER_PARTIAL_ORDINAL"] = b"%d" % piece.ordinal
-            fields["CONTAINER_PARTIAL_LAST"] = b"true" if piece.last else b"false"
+            entry += b"CONTAINER_PARTIAL_ID=%b\nCONTAINER_PARTIAL_ORDINAL=%d\n" % (
+                piece.id.encode(),
+                piece.ordinal,
+            )
+            entry += b"CONTAINER_PARTIAL_LAST=%b\n" % (b"true" if piece.last else b"false")
             if not piece.last:
-                fields["CONTAINER_PARTIAL_MESSAGE"] = b"true"
-        return b"".join(_field(name.encode(), value) for name, value in fields.items())
+                entry += b"CONTAINER_PARTIAL_MESSAGE=true\n"
+        return entry
 
     def _send(self, entry: bytes) -> None:
         """As a datagram, or in a sealed memory file if it is too big for one."""
@@ -121,6 +132,12 @@ def _connect(options: Mapping[str, str]) -> socket.socket:
     if not path.startswith("/"):
         raise InvalidParameter(f"journald-socket: {path!r} is no absolute path")
     return collectors.connect(collectors.Address("unix", path=path), socket.SOCK_DGRAM)
+
+
+@lru_cache(8)
+def _stamp(time: int) -> bytes:
+    """Lines that were read at one time have the same."""
+    return timestamps.render(time).encode()
 
 
 def _name(key: str) -> str:

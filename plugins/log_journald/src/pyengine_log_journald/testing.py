@@ -43,7 +43,7 @@ class Journal(Collector):
         while True:
             while self.silent:
                 time.sleep(0.05)
-            data, memory, _, _ = socket.recv_fds(sock, 1 << 20, 4)
+            data, memory, _, _ = socket.recv_fds(sock, 1 << 18, 4)
             if memory:
                 (file,) = memory
                 assert not data, "either bytes or a file"

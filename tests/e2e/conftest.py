@@ -21,6 +21,7 @@ import pytest
 from harness import EngineProcess, Failed, leftovers
 
 from pyengine.config.schema import schema
+from pyengine.linux.cgroups import Cgroup
 
 if TYPE_CHECKING:
     from tests.registries.lab import Lab
@@ -55,8 +56,11 @@ def engine_with(tmp_path: Path, docker_binary: str, busybox: Path) -> Iterator[A
     Forwarding is off in its network namespace, so that what switches it on is seen.
     """
     made: list[EngineProcess] = []
+    parents: list[Path] = []
 
     def make(**values: Any) -> EngineProcess:
+        if "cgroup_parent" in values:
+            parents.append(Path(values["cgroup_parent"]))
         place, file = tmp_path / f"e{len(made)}", tmp_path / "daemon.json"
         plain = {key.replace("_", "-"): value for key, value in values.items()}
         jsonschema.validate(plain, schema())
@@ -74,6 +78,9 @@ def engine_with(tmp_path: Path, docker_binary: str, busybox: Path) -> Iterator[A
     yield make
     for engine in made:
         engine.dispose()
+    for parent in parents:  # the operator's, which engines leave alone
+        for group in (parent, *parent.parents[:-1]):
+            Cgroup(str(group)).remove_empty()
 
 
 class Docker:

@@ -40,6 +40,42 @@ def test_keys_that_are_refused_may_ask_for_nothing(tmp_path: Path, key: str) -> 
     assert f"'{key}' is not supported by pyengine: {REFUSED[key].reason}" in error.value.detail
 
 
+def test_flags_of_such_keys(tmp_path: Path) -> None:
+    found = loaded(
+        tmp_path, {}, "--containerd", "/run/x.sock", "--raw-logs", "--userns-remap=",
+        "--selinux-enabled=false", "--node-generic-resource", "a=b", "--mtu", "1400",
+    )  # fmt: skip
+    assert found.config == Config(mtu=1400)
+    assert found.notes == [
+        "--containerd changes nothing: no containerd is used",
+        "--node-generic-resource changes nothing: there is no swarm",
+        "--raw-logs changes nothing: the log has no colours",
+    ]
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, {}, "--userns-remap=default", "--rootless")
+    for line in (
+        "--userns-remap is not supported by pyengine: user namespaces are not in this version; "
+        "found 'default'",
+        "--rootless is not supported by pyengine: this version needs root; found 'true'",
+    ):
+        assert line in error.value.detail
+
+
+def test_flags_that_add_to_the_file(tmp_path: Path) -> None:
+    values = {"runtimes": {"mine": {"runtimeType": "native"}}, "features": {"cdi": False}}
+    config = loaded(
+        tmp_path, values, "--add-runtime", "crun=/usr/bin/crun", "--feature", "buildkit=false"
+    ).config
+    assert {name: entry.path for name, entry in config.runtimes.items()} == {
+        "mine": "", "crun": "/usr/bin/crun",
+    }  # fmt: skip
+    assert config.features == {"cdi": False, "buildkit": False}
+    assert loaded(tmp_path, {}, "--feature", "cdi").config.features == {"cdi": True}
+    for flags in (("--add-runtime", "crun"), ("--feature", "cdi=perhaps")):
+        with pytest.raises(ConfigError, match="is no valid value"):
+            loaded(tmp_path, {}, *flags)
+
+
 def test_no_key_is_in_two_places() -> None:
     places = [set(FIELDS), set(WITHOUT_EFFECT), set(REFUSED)]
     assert len(set.union(*places)) == sum(map(len, places))

@@ -8,7 +8,14 @@ from typing import Any
 
 import msgspec
 
-from pyengine.config.keys import DEFAULT_FILE, DRIVER_KEYS, FIELDS, split_option
+from pyengine.config.keys import (
+    DEFAULT_FILE,
+    DRIVER_KEYS,
+    FIELDS,
+    REFUSED,
+    WITHOUT_EFFECT,
+    split_option,
+)
 from pyengine.config.words import nearest
 from pyengine.contracts.base import Kind
 
@@ -34,13 +41,19 @@ FLAGS = {
     "authorization-plugins": ("--authorization-plugin",),
     "default-network-opts": ("--default-network-opt",),
     "host-gateway-ips": ("--host-gateway-ip",),
+    "runtimes": ("--add-runtime",),
+    "features": ("--feature",),
+    "cluster-store-opts": ("--cluster-store-opt",),
+    "node-generic-resources": ("--node-generic-resource",),
 }
 
+_BOOL = {"true": True, "1": True, "false": False, "0": False}
+
 #: Not settable by a flag.
-FILE_ONLY = {
-    "runtimes", "drivers", "features", "registries", "proxies", "host-gateway-ip",
-    "min-api-version",
-}  # fmt: skip
+FILE_ONLY = {"drivers", "registries", "proxies", "host-gateway-ip", "min-api-version"}
+
+#: Keys of which the flag adds to what the file says.
+ADDED = {"runtimes", "features"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,6 +78,10 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take over from the daemon that runs on this data root; containers go on",
     )
+    for key in (*WITHOUT_EFFECT, *REFUSED):
+        parser.add_argument(
+            flag_of(key), dest=dest(key), nargs="?", const="true", help=argparse.SUPPRESS
+        )
     for key, field in FIELDS.items():
         if key in FILE_ONLY:
             continue
@@ -87,6 +104,22 @@ def dest(key: str) -> str:
     return "key_" + key.replace("-", "_")
 
 
+def not_honoured(given: argparse.Namespace, problems: list[str], notes: list[str]) -> None:
+    """Say of each flag of dockerd's that changes nothing or is refused why that is so."""
+    for key in (*WITHOUT_EFFECT, *REFUSED):
+        text = getattr(given, dest(key))
+        if text is None:
+            continue
+        if key in WITHOUT_EFFECT:
+            notes.append(f"{flag_of(key)} changes nothing: {WITHOUT_EFFECT[key]}")
+            continue
+        refused = REFUSED[key]
+        if text.lower() not in {str(value).lower() for value in refused.nothing}:
+            problems.append(
+                f"{flag_of(key)} is not supported by pyengine: {refused.reason}; found {text!r}"
+            )
+
+
 def _is_many(key: str) -> bool:
     return not isinstance(FIELDS[key].default, str | int | bool)
 
@@ -101,7 +134,7 @@ def from_flag(key: str, given: Any, problems: list[str]) -> Any:
     flag = flag_of(key)
     try:
         if field.type is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[given.lower()]
+            return _BOOL[given.lower()]
         if field.type is int:
             return int(given)
         if key == "log-opts":
@@ -112,6 +145,10 @@ def from_flag(key: str, given: Any, problems: list[str]) -> Any:
             return [_address_pool(item) for item in given]
         if key == "default-ulimits":
             return dict(_ulimit(item) for item in given)
+        if key == "runtimes":
+            return {name: {"path": path} for name, path in map(split_option, given)}
+        if key == "features":
+            return dict(_feature(item) for item in given)
     except (KeyError, ValueError) as error:
         problems.append(f"{flag}: {given!r} is no valid value ({error})")
         return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
@@ -131,6 +168,12 @@ def _network_options(items: Sequence[str]) -> dict[str, dict[str, str]]:
         name, value = split_option(option)
         found.setdefault(driver, {})[name] = value
     return found
+
+
+def _feature(item: str) -> tuple[str, bool]:
+    """``NAME`` or ``NAME=BOOL``."""
+    name, equals, value = item.partition("=")
+    return name, _BOOL[value.lower()] if equals else True
 
 
 def _ulimit(item: str) -> tuple[str, dict[str, Any]]:

@@ -280,6 +280,7 @@ WITHOUT_EFFECT = {
     "network-control-plane-mtu": "there is no swarm",
     "node-generic-resources": "there is no swarm",
     "raw-logs": "the log has no colours",
+    "restart": "each container has a policy of its own",
     "swarm-default-advertise-addr": "there is no swarm",
     "swarm-raft-election-tick": "there is no swarm",
     "swarm-raft-heartbeat-tick": "there is no swarm",

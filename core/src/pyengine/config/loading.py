@@ -54,10 +54,13 @@ def load(
             continue
         value = flags.from_flag(key, text, problems)
         problems += [f"{flags.flag_of(key)}: {problem}" for _, problem in wrong(key, value)]
-        if key in values and values[key] != value:
+        if key in flags.ADDED:
+            value = {**values.get(key, {}), **value}
+        elif key in values and values[key] != value:
             notes.append(f"{key}: the flag's {value!r} is used, not {values[key]!r} from {path}")
         values[key] = value
         flags.drop_choice(values, DRIVER_KEYS.get(key, ""), value, notes)
+    flags.not_honoured(given, problems, notes)
     flags.apply_driver_flags(given.driver or [], values, problems, notes)
     config = _convert(values, problems)
     # What is wrong by itself has been said: the rest is looked at without it.

@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -310,3 +311,27 @@ def test_the_exit_code_of_a_signal_to_the_client(docker: Docker) -> None:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 3
+
+
+def test_events_go_on_behind_a_number(docker: Docker) -> None:
+    """docker's command shows no numbers, the API and our command do."""
+    name = docker.name()
+    docker("create", "--name", name, "busybox")
+    docker("rename", name, f"{name}x")
+    docker("rm", f"{name}x")
+    until = str(int(time.time()) + 1)
+    command = [sys.executable, "-m", "pyengine", "-H", f"unix://{docker.engine.socket}", "events"]
+    flags = ["--since", "0", "--until", until, "--format", "json"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
+    seen = [json.loads(line) for line in done.stdout.splitlines()]
+    numbers = [message["sequence"] for message in seen if message["Action"] != "gap"]
+    assert numbers == sorted(set(numbers))
+    created = next(m for m in seen if m["Action"] == "create" and
+                   m["Actor"]["Attributes"].get("name") == name)  # fmt: skip
+    after = ["--after", str(created["sequence"]), "--until", until, "--format", "json"]
+    done = subprocess.run([*command, *after], capture_output=True, text=True, check=True)
+    rest = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [m["Action"] for m in rest if m["Actor"]["ID"] == created["Actor"]["ID"]] == [
+        "rename",
+        "destroy",
+    ]

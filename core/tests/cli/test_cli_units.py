@@ -111,6 +111,7 @@ def test_format_duration(value: int, text: str) -> None:
 
 
 def test_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert units.api_timestamp("0") == "0"
     assert units.api_timestamp("10m", now=1000.5) == "400.500000000"
     assert units.api_timestamp("1700000000.5") == "1700000000.5"
     assert units.api_timestamp("2024-02-29T12:00:00.25Z") == "1709208000.250000000"

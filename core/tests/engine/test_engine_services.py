@@ -252,7 +252,86 @@ async def test_the_journal_is_bounded_and_survives(
     again.emit("container", "last", "c1")
     now = time.time()
     got = await gather(again, 99, since=now - 10, until=now)
-    assert [m["Action"] for m in got] == [*(f"a{n}" for n in range(16, 25)), "last"]
+    assert [m["Action"] for m in got] == ["gap", *(f"a{n}" for n in range(16, 25)), "last"]
+
+
+async def test_numbers_go_on_after_a_crash(tmp_path: Path) -> None:
+    first = Database(tmp_path / "db")
+    events = Events(first, lambda _: None)
+    await first.commit()
+    for _ in range(3):
+        events.emit("container", "start", "c1")
+    # It dies before it has written them.
+    first.close()
+    second = Database(tmp_path / "db")
+    again = Events(second, lambda _: None)
+    again.emit("container", "die", "c1")
+    (message,) = await gather(again, 1, after=0)
+    assert message["Action"] == "gap"
+    missed, die = await gather(again, 2, after=3)
+    assert (missed["Action"], die["Action"]) == ("gap", "die")
+    assert die["sequence"] > 3
+    again.close()
+    second.close()
+    third = Database(tmp_path / "db")
+    last = Events(third, lambda _: None)
+    last.emit("container", "start", "c1")
+    got = await gather(last, 1, after=die["sequence"])
+    assert [m["sequence"] for m in got] == [die["sequence"] + 1], "one that ended well goes on"
+    third.close()
+
+
+async def test_a_client_goes_on_behind_the_number_it_knows(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "KEEP", 10)
+    events = Events(database, lambda _: None)
+    for number in range(1, 26):
+        events.emit("container", f"a{number}", "c1")
+    assert [m["Action"] for m in await gather(events, 3, after=20)] == ["a21", "a22", "a23"]
+    missed, *rest = await gather(events, 11, after=5, filters={"type": ["container"]})
+    assert missed["Action"] == "gap"
+    assert missed["Actor"]["Attributes"] == {"after": "5", "before": "16", "missed": "10"}
+    assert [m["Action"] for m in rest] == [f"a{n}" for n in range(16, 26)]
+    later = asyncio.create_task(gather(events, 1, after=1000))
+    await asyncio.sleep(0.05)
+    events.emit("container", "new", "c1")
+    assert (await later)[0]["Action"] == "new", "a number that is none of ours"
+
+
+async def test_who_is_overtaken_is_told(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow client costs no memory, and nobody else's events."""
+    monkeypatch.setattr(events_module, "KEEP", 10)
+    events = Events(database, lambda _: None)
+    slow = events.subscribe()
+    first = asyncio.ensure_future(anext(slow))
+    await asyncio.sleep(0.01)
+    for number in range(1, 31):
+        events.emit("container", f"a{number}", "c1")
+    got = [await first]
+    for _ in range(10):
+        got.append(await anext(slow))
+    actions = [message["Action"] for message in got]
+    assert actions == ["gap", *(f"a{n}" for n in range(21, 31))]
+    await slow.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_journal_that_does_not_reach_back_far_enough_says_so(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "KEEP", 3)
+    events = Events(database, lambda _: None)
+    before = time.time() - 1
+    for number in range(1, 9):
+        events.emit("container", f"a{number}", "c1")
+    now = time.time()
+    got = [m["Action"] for m in await gather(events, 9, since=before, until=now)]
+    assert got == ["gap", "a6", "a7", "a8"]
+    only = {"type": ["container"]}
+    got = [m["Action"] for m in await gather(events, 9, since=before, until=now, filters=only)]
+    assert got == ["a6", "a7", "a8"], "who asks for containers gets nothing else"
 
 
 async def test_closing_ends_who_listens(database: Database) -> None:

@@ -230,7 +230,7 @@ class FakeEvents:
         self.emitted.append((type, action, id, attributes))
 
     async def subscribe(
-        self, since: float | None, until: float | None, filters: Any
+        self, since: float | None, until: float | None, filters: Any, after: int | None
     ) -> AsyncIterator[dict[str, Any]]:
         self.subscribers += 1
         try:

@@ -135,8 +135,9 @@ def api_timestamp(text: str, now: float | None = None) -> str:
     Returns ``<seconds>[.<nanoseconds>]``. A date without zone is local time, as in Docker.
     ValueError if it is neither.
     """
-    if not text:
-        return ""
+    if text in ("", "0"):
+        # As Docker has it, "0" is the beginning of all time, though it is a duration, too.
+        return text
     try:
         ago = parse_duration(text)
     except ValueError:

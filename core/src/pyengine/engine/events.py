@@ -1,4 +1,9 @@
-"""The journal of events: numbered, bounded, on disk, and streamed to whoever listens."""
+"""The journal of events: numbered, bounded, on disk, and streamed to whoever listens.
+
+Numbers never repeat, also when a daemon is killed: they are reserved in blocks, so that the next
+one goes on behind whatever was told. A listener has a place in the journal rather than a queue; one
+that is overtaken by its oldest end gets a *gap* message in the place of what it missed.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,9 @@ from pyengine.state.database import Change, Database, Delete, Put
 TABLE = "events"
 KEEP = 4096
 FLUSH = 0.1
+#: Numbers that are reserved at a time.
+BLOCK = 10_000
+COUNTERS = "counters"
 
 FILTERS = frozenset(
     {"type", "event", "container", "image", "label", "network", "volume", "daemon", "scope"}
@@ -42,6 +50,7 @@ class Event(msgspec.Struct, frozen=True):
             if self.type == "container" and "image" in self.attributes:
                 body["from"] = self.attributes["image"]
         body |= {
+            "sequence": self.sequence,
             "Type": self.type,
             "Action": self.action,
             "Actor": {"ID": self.id, "Attributes": self.attributes},
@@ -50,6 +59,20 @@ class Event(msgspec.Struct, frozen=True):
             "timeNano": self.ns,
         }
         return body
+
+
+class Counter(msgspec.Struct, frozen=True):
+    """``next``: no number from here on has been used."""
+
+    next: int
+
+
+def gap(after: int, before: int) -> Event:
+    """What stands for events between these two numbers, which are not there any more: at most
+    ``missed``, since some numbers are never used."""
+    numbers = {"after": after, "before": before, "missed": before - after - 1}
+    attributes = {key: str(number) for key, number in numbers.items()}
+    return Event(before - 1, "daemon", "gap", "", attributes, time.time_ns())
 
 
 class Events:
@@ -61,11 +84,16 @@ class Events:
         self._tell = tell
         past = sorted(database.load(TABLE, Event).values(), key=lambda event: event.sequence)
         self._journal: deque[Event] = deque(past[-KEEP:], maxlen=KEEP)
-        self._next = past[-1].sequence + 1 if past else 1
+        counter = database.load(COUNTERS, Counter).get(TABLE, Counter(1))
+        self._next = max(counter.next, past[-1].sequence + 1 if past else 1)
+        self._reserved = 0
         self._unsaved: list[Change] = [Delete(TABLE, _key(e.sequence)) for e in past[:-KEEP]]
         self._timer: asyncio.TimerHandle | None = None
-        self._listeners: set[asyncio.Queue[Event | None]] = set()
+        self._listeners: set[asyncio.Event] = set()
         self._services: list[Callable[[Event], None]] = []
+        self._closed = False
+        self._reserve()
+        database.commit_soon(self._unsaved.pop())
 
     def inform(self, service: Callable[[Event], None]) -> None:
         """Call ``service`` with each event from now on: within :meth:`emit`, so it must be quick
@@ -78,6 +106,8 @@ class Events:
         """Record that ``action`` happened to object ``id``, and tell listeners and hooks."""
         event = Event(self._next, type, action, id, dict(attributes or {}), time.time_ns())
         self._next += 1
+        if self._next > self._reserved - BLOCK // 2:
+            self._reserve()
         if len(self._journal) == KEEP:
             self._unsaved.append(Delete(TABLE, _key(self._journal[0].sequence)))
         self._journal.append(event)
@@ -86,8 +116,8 @@ class Events:
             self._timer = asyncio.get_running_loop().call_later(FLUSH, self.flush)
         for service in self._services:
             service(event)
-        for queue in self._listeners:
-            queue.put_nowait(event)
+        for listener in self._listeners:
+            listener.set()
         self._tell(event.message())
 
     def flush(self) -> None:
@@ -99,10 +129,12 @@ class Events:
 
     def close(self) -> None:
         """End all subscriptions; save."""
-        for queue in self._listeners:
-            queue.put_nowait(None)
+        self._closed = True
+        for listener in self._listeners:
+            listener.set()
         if self._timer is not None:
             self._timer.cancel()
+        self._unsaved.append(Put(COUNTERS, TABLE, Counter(self._next)))
         self.flush()
 
     async def subscribe(
@@ -110,33 +142,65 @@ class Events:
         since: float | None = None,
         until: float | None = None,
         filters: Mapping[str, list[str]] | None = None,
+        after: int | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
         """Docker's messages: past ones from ``since`` (seconds since the epoch) on, then new ones
-        as they happen, to ``until`` (which alone stands for a ``since`` of 0).
-        ``InvalidParameter`` for an unknown filter."""
+        as they happen, to ``until`` (which alone stands for a ``since`` of 0). ``after``: those
+        behind that number, for who was here before. ``InvalidParameter`` for an unknown filter.
+
+        Where something is missing there is a ``gap``: if it matches ``filters``, or ``after`` shows
+        that this client knows of gaps.
+        """
         wanted = check_filters(filters)
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        self._listeners.add(queue)
+        news = asyncio.Event()
+        self._listeners.add(news)
+        place = self._begin(since, until, after)
         try:
-            if since is not None or until is not None:
-                for event in list(self._journal):
+            while True:
+                news.clear()
+                for event in self._behind(place):
+                    if event.sequence > place + 1:
+                        missing = gap(place, event.sequence)
+                        if after is not None or matches(missing, wanted):
+                            yield missing.message()
+                    place = event.sequence
                     late = until is not None and event.ns > until * 1e9
                     if event.ns >= (since or 0) * 1e9 and not late and matches(event, wanted):
                         yield event.message()
-            while True:
                 left = None if until is None else until - time.time()
-                if left is not None and left <= 0:
+                if self._closed or (left is not None and left <= 0):
                     return
                 try:
-                    next_event = await asyncio.wait_for(queue.get(), left)
+                    await asyncio.wait_for(news.wait(), left)
                 except TimeoutError:
                     return
-                if next_event is None:
-                    return
-                if matches(next_event, wanted):
-                    yield next_event.message()
         finally:
-            self._listeners.discard(queue)
+            self._listeners.discard(news)
+
+    def _begin(self, since: float | None, until: float | None, after: int | None) -> int:
+        """The number behind which a listener begins."""
+        if after is not None:
+            # A number from another engine's journal, or from the future, says nothing here.
+            return min(after, self._next - 1)
+        if since is None and until is None:
+            return self._next - 1
+        oldest = self._journal[0] if self._journal else None
+        if oldest is not None and oldest.ns <= (since or 0) * 1e9:
+            return oldest.sequence - 1
+        return 0  # and if the oldest is not the first, that is a gap
+
+    def _behind(self, place: int) -> list[Event]:
+        newer: list[Event] = []
+        for event in reversed(self._journal):
+            if event.sequence <= place:
+                break
+            newer.append(event)
+        newer.reverse()
+        return newer
+
+    def _reserve(self) -> None:
+        self._reserved = self._next + BLOCK
+        self._unsaved.append(Put(COUNTERS, TABLE, Counter(self._reserved)))
 
 
 def _key(sequence: int) -> str:

@@ -55,6 +55,7 @@ def _fields(event: dict[str, Any]) -> dict[str, Any]:
     "[OPTIONS]",
     "Get real time events from the server",
     [
+        Flag("after", "", "int", "Show all events behind this number (sequence)"),
         Flag("filter", "f", "filter", "Filter output based on conditions provided"),
         Flag("format", "", "string", table.INSPECT_FORMAT_HELP),
         Flag("since", "", "string", "Show all events created since timestamp"),
@@ -74,6 +75,8 @@ def events(session: Session, options: Options, _: list[str]) -> None:
             text = str(error).removeprefix("template parsing error: ")
             raise CommandError(f"Error parsing format: {text}", 64)
     query: dict[str, object] = {"filters": filters(options["filter"])}
+    if "after" in options.changed:
+        query["after"] = options["after"]
     for name in ("since", "until"):
         try:
             query[name] = units.api_timestamp(options[name])

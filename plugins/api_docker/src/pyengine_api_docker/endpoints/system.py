@@ -79,7 +79,7 @@ def _info(body: Body, version: int) -> Body:
 
 
 async def events(call: Call) -> web.StreamResponse:
-    """Headers at once, then a JSON object per line."""
+    """Headers at once, then a JSON object per line. ``after`` is ours: a number of ``sequence``."""
     query = call.query
     since, until = query.time("since"), query.time("until")
     if until and until < since:
@@ -90,6 +90,7 @@ async def events(call: Call) -> web.StreamResponse:
         since / 1e9 if query["since"] else None,
         until / 1e9 if query["until"] else None,
         query.filters(),
+        query.integer("after"),
     )
     upcoming = aiter(messages)
     # the subscription stands, or has been refused, before the client reads the headers

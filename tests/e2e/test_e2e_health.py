@@ -50,6 +50,9 @@ def test_healthy_unhealthy_and_back(docker: Docker) -> None:
     assert f"exec_create: {probe}" in told
     assert f"exec_start: {probe}" in told
     assert "exec_die" in told
+    docker("stop", "-t", "0", "h1")
+    assert docker.state("h1", HEALTH) == "unhealthy", "for whoever waits for it"
+    assert actions(docker, "h1").count("health_status: unhealthy") == 1
 
 
 def test_a_start_period_with_probes_of_its_own(docker: Docker) -> None:

@@ -97,6 +97,9 @@ class HealthChecks:
         task = self._watches.pop(live.id, None)
         if task is not None:
             task.cancel()
+            if live.record.state.health is not None:
+                # As Docker has it: nobody answers any more. It is no event, and nothing is done.
+                live.record.state.health.status = HealthStatus.UNHEALTHY
 
     def close(self) -> None:
         for task in (*self._watches.values(), *self._remedies):

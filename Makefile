@@ -14,7 +14,7 @@ TEST_PACKAGES = $(RUN_PACKAGES) iptables iputils-ping runc netcat-openbsd e2fspr
 # Where it is set every start of a command or daemon would compile its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test test-core test-rest lint test-faults test-vm bench clean
+.PHONY: help install demo test test-core test-e2e test-rest lint test-faults test-vm bench clean
 
 help:
 	@echo "make install   $(VENV)/bin/pyengine with core and all plugins, editable"
@@ -44,13 +44,17 @@ lint: install
 	@$(VENV)/bin/mypy $(SOURCES)
 	@$(VENV)/bin/lint-imports --no-cache
 
+# Two at a time: from end to end in one lane, everything else in the other.
 test: install
 	@tools/system-packages $(TEST_PACKAGES)
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory -j2 --output-sync=target test-core test-rest
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-e2e lint test-core test-rest
+
+test-e2e: install
+	@$(VENV)/bin/python -m pytest -q -o cache_dir=.pytest_cache/e2e tests/e2e
 
 test-rest: install
-	@$(VENV)/bin/python -m pytest -q -m "not vm and not faults" plugins bench tests
+	@$(VENV)/bin/python -m pytest -q -m "not vm and not faults" -o cache_dir=.pytest_cache/rest \
+		--ignore tests/e2e plugins bench tests
 
 # Core's own tests, where core alone is installed, as a wheel.
 test-core:

@@ -14,6 +14,7 @@ import pytest
 from harness import EngineProcess
 
 from pyengine.testing.distributions import distribution
+from pyengine_log_fluentd.testing import Fluentd
 from tests.e2e.conftest import eventually
 
 #: Notes every hook with what is simple in its arguments; the file ``raise`` names one that fails,
@@ -231,6 +232,17 @@ def test_what_a_telling_hook_raises_is_logged(hooked: Hooked, name: str, busybox
     engine.docker("info")
     assert eventually(lambda: len(hooked.fired(name)) > before)
     assert eventually(lambda: f"plugin e2e failed in hook {name}" in engine.log.read_text())
+
+
+def test_what_leaves_the_host_is_redacted(hooked: Hooked, tmp_path: Path) -> None:
+    with Fluentd(path=tmp_path / "s.sock") as server:
+        address = f"fluentd-address=unix://{server.address}"
+        hooked.engine.docker(
+            "run", "--rm", "--name", "sent", "--log-driver", "fluentd", "--log-opt", address,
+            "busybox", "sh", "-c", "echo a secret; echo none",
+        )  # fmt: skip
+        assert eventually(lambda: server.lines() == ["a ******", "none"])
+    assert hooked.fires("logging_redact", container="sent")
 
 
 def test_a_redaction_that_fails_shows_nothing(hooked: Hooked) -> None:

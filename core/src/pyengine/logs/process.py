@@ -130,7 +130,17 @@ def _redactor() -> Redact:
     hooks = Hooks()
     for name, plugin in load_hooks():
         hooks.register(plugin, name)
-    return lambda record, line: hooks.logging_redact(msgspec.convert(record, Container), line)
+    containers: dict[str, tuple[dict[str, Any], Container]] = {}
+
+    def redact(record: dict[str, Any], line: bytes) -> bytes:
+        known, container = containers.get(record["id"], ({}, None))
+        if container is None or known is not record:
+            # Once for each start of a container, not for each line.
+            container = msgspec.convert(record, Container)
+            containers[record["id"]] = record, container
+        return hooks.logging_redact(container, line)
+
+    return redact
 
 
 def main() -> None:

@@ -190,6 +190,13 @@ def test_a_removed_container_does_not_wait_for_ever(
     assert lab.driver.lines() == []
 
 
+def test_a_place_that_cannot_be_saved_stops_nothing(lab: Lab) -> None:
+    (lab.directory / "cursor.new").mkdir()
+    lab.write(b"one\n" * 60_000, b"two\n")
+    lab.deliver()
+    assert lab.driver.lines() == [b"one"] * 60_000 + [b"two"]
+
+
 def test_a_cursor_that_is_damaged_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "cursor").write_bytes(b"{")
     assert cursor.load(tmp_path / "cursor") == cursor.Cursor()

@@ -121,7 +121,11 @@ class Feed:
             self._close_sink()
         self._cursor.delivered += len(records)
         self._cursor.place = frames[-1].after
-        self._cursor.save(self._directory / "cursor")
+        try:
+            self._cursor.save(self._directory / "cursor")
+        except OSError as error:
+            # A full disk: what is delivered is not noted, and comes again if this process ends now.
+            log.error("%s: the place in the log is not saved: %s", self._directory, error)
         self._reader.sweep(self._cursor.place.position)
         return True
 

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import processes_of
@@ -186,6 +187,27 @@ def test_two_places_at_once(docker: Docker, fluentd: Fluentd, tmp_path: Path) ->
         "create", "--log-driver", "json-file,fluentd", "--log-opt", "nonsense=1", "busybox",
         code=1, says="unknown log opt 'nonsense' for json-file, fluentd log driver",
     )  # fmt: skip
+
+
+def test_several_drivers_for_all_containers(
+    engine_with: Any, fluentd: Fluentd, tmp_path: Path
+) -> None:
+    address = f"unix://{tmp_path}/fluentd.sock"
+    engine = engine_with(
+        log_driver="local, fluentd",
+        log_opts={"fluentd-address": address, "max-size": "1m", "tag": "all"},
+    )
+    engine.docker("run", "--name", "both", "busybox", "echo", "hi")
+    assert eventually(lambda: fluentd.lines() == ["hi"])
+    assert fluentd.entries[0][0] == "all"
+    assert engine.out("logs", "both") == "hi"
+    config = engine.inspect("both")["HostConfig"]["LogConfig"]
+    assert config["Type"] == "local, fluentd"
+    assert config["Config"]["fluentd-address"] == address
+    engine.docker("run", "--name", "one", "--log-driver", "json-file", "busybox", "echo", "own")
+    assert engine.inspect("one")["HostConfig"]["LogConfig"]["Config"] == {}
+    assert fluentd.lines() == ["hi"]
+    assert engine.out("info", "-f", "{{.LoggingDriver}}") == "local"
 
 
 def test_options_that_are_wrong(docker: Docker) -> None:

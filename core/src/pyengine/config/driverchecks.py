@@ -26,10 +26,10 @@ def refusals(config: Config, catalog: Catalog) -> list[str]:
     for kind, choice in config.choices().items():
         name = choice.name or _first(catalog, kind)
         found += filter(None, [_ask(drivers, config, kind, name)]) if name else []
-    # Of several log drivers the first has the options; the others have to be there.
+    # Of several log drivers all have to be there.
     for name in config.log_driver.split(",")[1:]:
         try:
-            catalog.load(Kind.LOGGING, name)
+            catalog.load(Kind.LOGGING, name.strip())
         except EngineError as error:
             found.append(f"log-driver: {error.message()}")
     named = config.security()

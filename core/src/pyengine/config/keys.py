@@ -169,9 +169,9 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
                 chosen[Kind(key)] = Choice(value)
             else:
                 chosen[Kind(key)] = Choice(value.name or value.default, value.options)
-        # Of several log drivers the first is the one that options belong to.
-        log_driver = self.log_driver.partition(",")[0]
-        for kind, name in ((Kind.STORAGE, self.storage_driver), (Kind.LOGGING, log_driver)):
+        # Of several log drivers each gets the options that it knows, of the container.
+        log_driver, several, _ = self.log_driver.partition(",")
+        for kind, name in ((Kind.STORAGE, self.storage_driver), (Kind.LOGGING, log_driver.strip())):
             if name and kind not in chosen:
                 chosen[kind] = Choice(name)
         if self.firewall_backend and Kind.FIREWALL not in chosen:
@@ -183,7 +183,7 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
             options = dict(split_option(item) for item in self.storage_opts)
             now = chosen.get(Kind.STORAGE, Choice())
             chosen[Kind.STORAGE] = Choice(now.name, {**options, **now.options})
-        if self.log_opts:
+        if self.log_opts and not several:
             now = chosen.get(Kind.LOGGING, Choice())
             chosen[Kind.LOGGING] = Choice(now.name, {**self.log_opts, **now.options})
         if self.default_address_pools:

@@ -477,7 +477,8 @@ class Engine:
         self.events.inform(self.usage.heard)
         self._runtimes = runtimes = Runtimes(self.drivers, config.runtimes, config.default_runtime)
         self._defaults = Defaults(config.default_ipc_mode, config.default_cgroupns_mode, devices)
-        logs = LogChoices(self.drivers, config.log_drivers() or self.drivers.default(Kind.LOGGING))
+        default_log = config.log_drivers() or self.drivers.default(Kind.LOGGING)
+        logs = LogChoices(self.drivers, default_log, config.log_opts)
         logs.plan("", {})  # what is wrong with the default is wrong with the engine
         self.containers = Containers(
             self._registry, self.lifecycle, removals, bundles, sandboxes, self.images,

@@ -38,10 +38,12 @@ class LogPlan(NamedTuple):
 
 
 class LogChoices:
-    """``default``: what a container gets that names nothing."""
+    """``default``: what a container gets that names nothing. ``options``: of the operator, where
+    that is several drivers; one alone has its own."""
 
-    def __init__(self, drivers: Drivers, default: str) -> None:
+    def __init__(self, drivers: Drivers, default: str, options: Mapping[str, str]) -> None:
         self._drivers = drivers
+        self._options = options
         self.default = default
 
     def options(self, wanted: str, given: Mapping[str, str]) -> dict[str, str]:
@@ -49,8 +51,9 @@ class LogChoices:
         driver, and says nothing itself. They stay with it when the operator changes them."""
         if wanted not in ("", self.default):
             return dict(given)
-        first = names_of(self.default)[0]
-        return {**self._drivers.options(Kind.LOGGING, first), **given}
+        first, *others = names_of(self.default)
+        own = self._options if others else self._drivers.options(Kind.LOGGING, first)
+        return {**own, **given}
 
     def plan(self, wanted: str, given: Mapping[str, str]) -> LogPlan:
         """For ``LogConfig`` of a create request. ``InvalidParameter`` for unknown drivers and for

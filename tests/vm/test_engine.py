@@ -90,6 +90,19 @@ def test_a_process_that_takes_too_much_memory_is_reported_as_such(docker: Docker
     docker("rm greedy")
 
 
+def test_the_event_of_a_kill_says_when_it_was_the_hosts_memory(docker: Docker) -> None:
+    began = docker.shell("date +%s")
+    docker.shell("docker run -d --name glutton busybox sh -c 'tail /dev/zero; sleep 1000'")
+    asked = f"events --since {began} --until $(date +%s) --filter event=oom --filter container="
+    fields = "{{.Actor.Attributes.oomLimit}} {{.Actor.Attributes.oomProcess}}"
+    docker.shell(
+        f"for _ in $(seq 100); do docker {asked}glutton | grep -q . && break; sleep 1; done"
+    )
+    assert docker(f"{asked}glutton --format '{fields}'") == "host tail"
+    assert docker("inspect -f '{{.State.Status}} {{.State.OOMKilled}}' glutton") == "running true"
+    docker("rm -f glutton")
+
+
 def test_devices_outside_the_list_are_denied(docker: Docker) -> None:
     script = "mknod /d b 254 0 && cat /d >/dev/null; echo $?"
     assert "Operation not permitted" in docker.shell(

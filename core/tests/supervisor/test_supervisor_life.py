@@ -189,10 +189,10 @@ async def test_nothing_is_imported_after_the_fork(bench):
 async def test_oom_is_told_and_recorded(bench, until):
     shim, ended = await run(bench, bench.launch("sleep", "100", annotations={"oom": "1"}))
     told = []
-    shim.on_oom = lambda: told.append(1)
+    shim.on_oom = told.append
     await shim.kill(signal.SIGKILL)
     record = await asyncio.wait_for(ended, 5)
-    assert (record.code, record.oom_killed) == (137, True)
+    assert (record.code, record.oom_killed, told) == (137, True, [1])
 
 
 async def test_shim_is_seen_in_ps(bench):

@@ -29,6 +29,7 @@ from pyengine.engine.containers.execs import Execs
 from pyengine.engine.containers.healthchecks import HealthChecks
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes
 from pyengine.engine.containers.logchoice import LogChoices
+from pyengine.engine.containers.oom import OutOfMemory
 from pyengine.engine.containers.registry import Registry
 from pyengine.engine.containers.removal import Removals
 from pyengine.engine.containers.runtimes import Runtimes
@@ -245,6 +246,7 @@ class Engine:
         await self.log_sinks.close()
         await self.registries.close()
         self.events.close()
+        self._out_of_memory.close()
         await self.supervisor.close(keep_shims=True)
         self.database.close()
         await asyncio.to_thread(self.hooks.engine_closing)
@@ -469,9 +471,11 @@ class Engine:
         removals = Removals(self.database, self._registry, bundles, self.volumes, self.drivers,
                             self.calls, self.events, self.hooks, self._background,
                             self._leave_layers, self.log_sinks)  # fmt: skip
+        self._out_of_memory = OutOfMemory()
         self.lifecycle = Lifecycle(
-            self._registry, self.supervisor, bundles, sandboxes, removals, self.events, self.hooks
-        )
+            self._registry, self.supervisor, bundles, sandboxes, removals, self.events, self.hooks,
+            self._out_of_memory,
+        )  # fmt: skip
         self.lifecycle.stop_timeout = config.default_stop_timeout
         self.usage = DiskUsage(self.database, self._registry, self.volumes, self.drivers, bundles)
         self.events.inform(self.usage.heard)

@@ -76,7 +76,9 @@ class Shim:
     on_exec_exit: Callable[[str, int], None] | None = _callback(
         "exec_exit", "An exec has ended: id and exit code. The shim forgets it afterwards."
     )
-    on_oom: Callable[[], None] | None = _callback("oom", "The OOM killer took a process.")
+    on_oom: Callable[[int], None] | None = _callback(
+        "oom", "The OOM killer took processes: how many more than was told before."
+    )
     on_lost: Callable[[], None] | None = _callback(
         "lost", "The shim died without an exit record; see Supervisor.end_lost."
     )
@@ -247,7 +249,7 @@ class Shim:
             elif message.type == Type.ENDING:
                 self._given_up = self._over = True
             elif message.type == Type.OOM:
-                self._tell("oom")
+                self._tell("oom", message.value().get("new", 1))
         finally:
             message.close()
 

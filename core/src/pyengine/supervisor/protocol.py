@@ -71,7 +71,7 @@ class Type(enum.IntEnum):
     EXEC_ACK = 46  # event ({"exec_id"}) to the shim: the exit code has arrived
     EXIT = 47  # event (ExitRecord)
     EXEC_EXIT = 48  # event (ExecRecord)
-    OOM = 49  # event ({"kills"})
+    OOM = 49  # event ({"kills", "new"}): processes killed so far, and since the last such event
     ENDING = 50  # event: the shim gives the container up; its connection closes next
 
 

@@ -443,20 +443,24 @@ class Shim:
         except OSError:
             pass
         # On v1 the signal comes before the kill is counted; on v2 also for what is no kill.
-        self._oom_checks = 20
-        self._check_oom()
+        idle, self._oom_checks = self._oom_checks == 0, 20
+        if idle:
+            self._check_oom()
 
     def _check_oom(self) -> None:
         if self._oom_fd < 0 or self._exit is not None:
             return
         kills = self._runtime.oom_kills(self._launch.id)
         if kills > self._oom_kills:
-            self._oom_kills = kills
-            self._oom_checks = 0
-            self._link.send(Type.OOM, 0, protocol.encode({"kills": kills}))
-        elif self._oom_checks > 0:
-            self._oom_checks -= 1
+            self._tell_oom(kills)
+        # Also after a kill, for one signal may stand for several.
+        self._oom_checks -= 1
+        if self._oom_checks > 0:
             self._loop.later(0.01, self._check_oom)
+
+    def _tell_oom(self, kills: int) -> None:
+        new, self._oom_kills = kills - self._oom_kills, kills
+        self._link.send(Type.OOM, 0, protocol.encode({"kills": kills, "new": new}))
 
     def _reap(self, _events: int) -> None:
         try:
@@ -534,7 +538,7 @@ class Shim:
         self._status = "stopped"
         if kills > self._oom_kills:
             # The kill was counted before its signal was looked at.
-            self._link.send(Type.OOM, 0, protocol.encode({"kills": kills}))
+            self._tell_oom(kills)
         self._link.send(Type.EXIT, 0, protocol.encode(record))
         if not self._link.connected:
             self._end()

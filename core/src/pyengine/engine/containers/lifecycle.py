@@ -21,6 +21,7 @@ import msgspec
 from pyengine import timestamps
 from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.links import linked
+from pyengine.engine.containers.oom import OutOfMemory
 from pyengine.engine.containers.registry import Live, Registry
 from pyengine.engine.containers.removal import Removals
 from pyengine.engine.containers.sandbox import Sandboxes
@@ -58,8 +59,10 @@ class Lifecycle:
         removals: Removals,
         events: Events,
         hooks: Hooks,
+        out_of_memory: OutOfMemory,
     ) -> None:
         self._registry = registry
+        self._out_of_memory = out_of_memory
         self._supervisor = supervisor
         self._bundles = bundles
         self._sandboxes = sandboxes
@@ -346,15 +349,15 @@ class Lifecycle:
     def _listen(self, live: Live, shim: Shim) -> None:
         shim.on_exit = lambda record: self._exited(live, record)
         shim.on_lost = lambda: self._lost(live)
-        shim.on_oom = lambda: self._ran_out_of_memory(live)
+        shim.on_oom = lambda count: self._ran_out_of_memory(live, count)
         shim.on_exec_exit = lambda exec_id, code: self._exec_exited(live, exec_id, code)
 
-    def _ran_out_of_memory(self, live: Live) -> None:
-        """Some process of it was killed; the first one may well go on."""
+    def _ran_out_of_memory(self, live: Live, count: int) -> None:
+        """Some processes of it were killed; the first one may well go on."""
         live.record.state.oom_killed = True
         self._registry.save_soon(live)
-        limit = live.record.host_config.memory
-        self._emit(live, "oom", {"memoryLimit": str(limit)} if limit > 0 else None)
+        for told in self._out_of_memory.killed(live, self._bundles.cgroup(live.record), count):
+            self._emit(live, "oom", told)
 
     def _exited(self, live: Live, end: ExitRecord) -> None:
         if live.exited.is_set():

@@ -7,17 +7,18 @@ before anything else imports aiohttp; a context of aiohttp's own then trusts nob
 
 from __future__ import annotations
 
-import ssl
-from typing import Any
+import os
 
+#: Where OpenSSL looks for authorities (SSL_CTX_set_default_verify_paths(3)).
+_PLACES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
-def _bare(*_: Any, **__: Any) -> ssl.SSLContext:
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-_whole = ssl.create_default_context
-ssl.create_default_context = _bare
+_before = {name: os.environ.get(name) for name in _PLACES}
+os.environ.update(dict.fromkeys(_PLACES, os.devnull))
 try:
     import aiohttp  # noqa: F401
 finally:
-    ssl.create_default_context = _whole
+    for _name, _value in _before.items():
+        if _value is None:
+            del os.environ[_name]
+        else:
+            os.environ[_name] = _value

@@ -107,6 +107,8 @@ class Bundles:
         log_sinks: LogSinks,
     ) -> None:
         self._places = places
+        run = places.exec_root
+        self._rooms = places.data_root / "containers", run / "b", run / "s", run / "netns"
         self._settings = settings
         self._drivers = drivers
         self.calls = calls
@@ -125,12 +127,12 @@ class Bundles:
 
     def files(self, container: Container) -> Files:
         short = container.id[:12]
-        run = self._places.exec_root
+        directories, bundles, sockets, namespaces = self._rooms
         return Files(
-            directory=self._places.data_root / "containers" / container.id,
-            bundle=run / "b" / container.id,
-            socket=run / "s" / short,
-            netns=run / "netns" / short,
+            directory=directories / container.id,
+            bundle=bundles / container.id,
+            socket=sockets / short,
+            netns=namespaces / short,
         )
 
     def write_resolv(self, container: Container) -> None:

@@ -172,7 +172,9 @@ def test_dial_stdio_alone(command: str, engine: EngineProcess, docker_binary: st
     words = [*words, "-H", f"unix://{engine.socket}", "system", "dial-stdio"]
     request = b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     done = subprocess.run(words, input=request, capture_output=True, timeout=30, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 0
+    # docker's own sometimes complains of a connection that it has closed itself.
+    assert command == "docker" or not done.stderr
     assert done.stdout.endswith(b"OK")
     pipe = subprocess.PIPE
     process = subprocess.Popen(words, stdin=pipe, stdout=pipe)

@@ -102,6 +102,7 @@ class FakeRuntime(RuntimeDriver):
         if "oom" in annotations:
             self.oom, self.oom_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.ooms = 0
+        self.ooms_since = 0.0
         if request.namespaces_ready:
             request.namespaces_ready(self.init)
         time.sleep(float(annotations.get("slow-create", "0")))
@@ -127,6 +128,9 @@ class FakeRuntime(RuntimeDriver):
                     raise
         if self.oom >= 0 and signal == 9 and not all:
             self.ooms = 1
+            os.write(self.oom_write, b"x")
+        elif self.oom >= 0 and signal == 23:  # SIGURG: one signal, then three kills
+            self.ooms_since = time.monotonic()
             os.write(self.oom_write, b"x")
 
     def delete(self, id):
@@ -178,6 +182,8 @@ class FakeRuntime(RuntimeDriver):
         return self.oom
 
     def oom_kills(self, id):
+        if self.ooms_since:
+            self.ooms = min(3, int((time.monotonic() - self.ooms_since) / 0.04))
         return self.ooms
 
     @classmethod

@@ -195,6 +195,14 @@ async def test_oom_is_told_and_recorded(bench, until):
     assert (record.code, record.oom_killed, told) == (137, True, [1])
 
 
+async def test_kills_that_come_after_their_signal_are_told(bench, until):
+    shim, _ = await run(bench, bench.launch("sleep", "100", annotations={"oom": "1"}))
+    told = []
+    shim.on_oom = told.append
+    await shim.kill(signal.SIGURG)
+    await until(lambda: sum(told) == 3)
+
+
 async def test_shim_is_seen_in_ps(bench):
     launch = bench.launch("sleep", "100", oom_score_adj=321)
     shim, _ = await run(bench, launch)

@@ -1,9 +1,10 @@
-"""``container prune``, ``volume prune`` and ``network prune`` with filters."""
+"""What the prunes remove, with which filters; ``system prune`` does them all."""
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -56,12 +57,47 @@ def test_networks_by_age_and_label(engine: EngineProcess) -> None:
     assert prune(engine, "networks", unlabelled=["x"])[1]["NetworksDeleted"] == ["prune-b"]
 
 
+def test_the_build_cache_is_empty(engine: EngineProcess) -> None:
+    done = engine.docker("builder", "prune", "--force", "--filter", "until=24h")
+    assert done.stdout.strip() == "Total reclaimed space: 0B"
+    path = "/v1.51/build/prune?all=1&"
+    assert engine.api("POST", f"{path}reserved-space=5&max-used-space=0") == (
+        200, {"CachesDeleted": None, "SpaceReclaimed": 0},
+    )  # fmt: skip
+    assert engine.api("POST", f"{path}min-free-space=5G")[1]["message"] == (
+        "min-free-space is in bytes and expects an integer, got 5G: "
+        'strconv.Atoi: parsing "5G": invalid syntax'
+    )
+    # it came with 1.48
+    assert engine.api("POST", "/v1.47/build/prune?min-free-space=5G")[0] == 200
+
+
+def test_the_whole_system(engine: EngineProcess, docker: Docker) -> None:
+    start = time.time()
+    name = docker.name()
+    docker("create", "--name", name, "-l", "whole=1", "busybox")
+    network = engine.out("network", "create", "--label", "whole=1", "prune-whole")
+    id = engine.inspect(name)["Id"]
+    done = engine.docker("system", "prune", "--force", "--filter", "label=whole")
+    assert done.stdout.splitlines() == [
+        "Deleted Containers:", id, "", "Deleted Networks:", "prune-whole", "",
+        "Total reclaimed space: 0B",
+    ]  # fmt: skip
+    assert network not in engine.out("network", "ls", "-q", "--no-trunc")
+    told = engine.lines(
+        "events", "--since", f"{start:.6f}", "--until", f"{time.time():.6f}",
+        "--filter", "event=prune", "--format", "{{.Type}} {{.Actor.Attributes.reclaimed}}",
+    )  # fmt: skip
+    assert sorted(told) == ["builder 0", "container 0", "image 0", "network 0"]
+
+
 def test_filters_that_do_not_exist(engine: EngineProcess) -> None:
     for kind, filters, message in (
         ("containers", {"nonsense": ["x"]}, "invalid filter 'nonsense'"),
         ("containers", {"until": ["x"]}, 'failed to parse value as time or duration: "x"'),
         ("networks", {"until": ["1h", "2h"]}, "more than one until filter specified"),
         ("volumes", {"until": ["1h"]}, "invalid filter 'until'"),
+        ("build", {"nonsense": ["x"]}, "invalid filter 'nonsense'"),
         ("volumes", {"all": ["x"]}, "invalid filter 'all=[x]'"),
     ):
         assert prune(engine, kind, **filters) == (400, {"message": message})

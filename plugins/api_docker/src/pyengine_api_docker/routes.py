@@ -14,6 +14,7 @@ from aiohttp import web
 
 from pyengine_api_docker.endpoints import (
     attach,
+    build,
     containers,
     content,
     copying,
@@ -107,8 +108,8 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "POST /images/*/push": _last(registry.push),
     "DELETE /images/*": Endpoint(images.remove),
     "GET /distribution/*/json": _read(registry.distribution),
-    "POST /build": _read(images.build),
-    "POST /build/prune": _read(images.build),
+    "POST /build": _read(build.build),
+    "POST /build/prune": Endpoint(build.prune),
     "GET /networks": _read(networks.list_),
     "POST /networks/create": Endpoint(networks.create),
     "POST /networks/prune": Endpoint(networks.prune),

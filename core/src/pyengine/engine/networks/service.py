@@ -277,6 +277,7 @@ class Networks:
                     removed.append(network.name)
                 except EngineError as error:
                     log.warning("network %s stays: %s", network.name, error)
+        self._events.emit("network", "prune", "", {"reclaimed": "0"})
         return removed
 
     def internal_only(self, container: Container) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from pyengine.engine.images.records import Image
-from pyengine.errors import InvalidParameter, NotFound, Unsupported
+from pyengine.errors import InvalidParameter, NotFound
 from pyengine.oci import platforms
 from pyengine_api_docker import objects
 from pyengine_api_docker.endpoints.image_archives import platform_of, tag_of
@@ -92,7 +92,3 @@ async def remove(call: Call) -> web.StreamResponse:
 async def prune(call: Call) -> web.StreamResponse:
     rows, freed = await call.engine.images.prune(call.query.filters())
     return json({"ImagesDeleted": rows or None, "SpaceReclaimed": freed})
-
-
-async def build(call: Call) -> web.StreamResponse:
-    raise Unsupported("building images is not in this version of pyengine")

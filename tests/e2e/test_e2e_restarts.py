@@ -17,7 +17,7 @@ def restarting(docker: Docker, *flags: str) -> str:
     """A container that fails at once, with seconds to go until its next start."""
     name = docker.up("--restart", "always", *flags, "busybox", "sh", "-c", "exit 7")
     assert eventually(
-        lambda: docker.state(name, "{{.State.Status}} {{ge .RestartCount 5}}") == "restarting true"
+        lambda: docker.state(name, "{{.State.Status}} {{ge .RestartCount 6}}") == "restarting true"
     )
     return name
 

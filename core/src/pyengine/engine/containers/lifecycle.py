@@ -374,6 +374,7 @@ class Lifecycle:
         again = self._shall_restart(live)
         if again:
             state.status = Status.RESTARTING
+            record.restart_count += 1
         if end.log_dropped:
             log.warning("container %s: %d bytes of log were lost", live.id[:12], end.log_dropped)
         for exec_record in end.execs:
@@ -477,7 +478,6 @@ class Lifecycle:
         async with live.lock:
             if live.removed or self.closing or record.state.status is not Status.RESTARTING:
                 return
-            record.restart_count += 1
             live.restart = None
             try:
                 await self._start(live)
@@ -485,6 +485,7 @@ class Lifecycle:
                 log.warning("container %s: restart failed: %s", live.id[:12], error)
                 if self._shall_restart(live, started=False):
                     record.state.status = Status.RESTARTING
+                    record.restart_count += 1
                     self._registry.save_soon(live)
                     live.restart = asyncio.create_task(self._restart_later(live, live.backoff))
                 else:

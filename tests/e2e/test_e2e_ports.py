@@ -252,6 +252,29 @@ def test_a_port_is_free_again_after_the_end(docker: Docker) -> None:
         assert docker.out("run", "--rm", "-p", f"{port}:80", "busybox", "echo", "x") == "x"
 
 
+def test_exposed_ports_are_shown(engine: EngineProcess, docker: Docker) -> None:
+    port = next(_ports)
+    expose = ("--expose", "99", "--expose", "53/udp")
+    name = docker.up(*expose, "-p", f"127.0.0.1:{port}:80", "busybox", "sleep", "60")
+    shown = {
+        "53/udp": None,
+        "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}],
+        "99/tcp": None,
+    }
+    assert engine.inspect(name)["NetworkSettings"]["Ports"] == shown
+    listed = docker.out("ps", "--filter", f"name={name}", "--format", "{{.Ports}}")
+    assert listed == f"53/udp, 99/tcp, 127.0.0.1:{port}->80/tcp"
+    # what `docker port` tells is published ports
+    assert docker.out("port", name) == f"80/tcp -> 127.0.0.1:{port}"
+    docker("stop", "-t", "0", name)
+    assert engine.inspect(name)["NetworkSettings"]["Ports"] == {}
+    docker("start", name)
+    assert engine.inspect(name)["NetworkSettings"]["Ports"] == shown
+    for network in ("none", "host"):
+        name = docker.up("--network", network, *expose, "busybox", "sleep", "60")
+        assert engine.inspect(name)["NetworkSettings"]["Ports"] == {}
+
+
 def test_no_ports_on_none_and_host(docker: Docker) -> None:
     name = docker.up("--network", "none", "busybox", "sleep", "60")
     assert docker.out("port", name) == ""

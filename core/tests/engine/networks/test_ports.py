@@ -8,7 +8,14 @@ import pytest
 
 from pyengine.contracts.firewall import PublishedPort
 from pyengine.engine.model import PortBinding
-from pyengine.engine.networks.ports import Grant, PortAllocator, merge, parse_port, parse_range
+from pyengine.engine.networks.ports import (
+    Grant,
+    PortAllocator,
+    merge,
+    parse_port,
+    parse_range,
+    unpublished,
+)
 from pyengine.errors import EngineError, InvalidParameter
 from pyengine.linux.sockdiag import BoundSocket
 
@@ -150,3 +157,12 @@ def test_keys() -> None:
 def test_bad_address() -> None:
     with pytest.raises(InvalidParameter, match="invalid IP address: nonsense"):
         ask(allocator(), "a", {"80/tcp": bind("80", "nonsense")})
+
+
+def test_ports_that_are_exposed_alone() -> None:
+    assert unpublished({"99": {}, "53/UDP": {}, "8000-8001/tcp": {}}, ["99/tcp", "http"]) == {
+        "99/tcp": None,
+        "53/udp": None,
+        "8000/tcp": None,
+        "8001/tcp": None,
+    }

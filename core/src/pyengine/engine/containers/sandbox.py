@@ -21,7 +21,7 @@ from pyengine.engine.containers.resolv import embedded
 from pyengine.engine.model import Container, EndpointSettings, HostConfig
 from pyengine.engine.networks import linksysctls
 from pyengine.engine.networks.dns.names import Names
-from pyengine.engine.networks.ports import PortAllocator
+from pyengine.engine.networks.ports import PortAllocator, unpublished
 from pyengine.engine.networks.service import Networks
 from pyengine.engine.threads import on_thread
 from pyengine.engine.timings import NETWORK_ACTIONS, timed
@@ -88,10 +88,16 @@ class Sandboxes:
     async def lease(self, container: Container) -> None:
         """Before a start: addresses and host ports, into the record that the caller commits."""
         try:
-            for name, settings in self._networks.attached(container).items():
+            attached = self._networks.attached(container)
+            for name, settings in attached.items():
                 network = self._networks.get(name)
                 await self._networks.lease(network, settings, container.id)
-            if container.host_config.port_bindings or container.host_config.publish_all_ports:
+            host = container.host_config
+            if any(map(self._networks.publishes, attached)):
+                container.ports = unpublished(
+                    container.config.exposed_ports or (), host.port_bindings or ()
+                )
+            if host.port_bindings or host.publish_all_ports:
                 await self._publish(container)
         except BaseException:
             await self.release(container)
@@ -275,7 +281,7 @@ class Sandboxes:
                     "cannot assign requested address",
                 )
         container.published = grant.published
-        container.ports = grant.bindings
+        container.ports |= grant.bindings
 
     def _gateway_network(self, container: Container) -> str:
         """The network that gives the default route: highest priority, then first by name, but an

@@ -6,6 +6,8 @@ Nothing is bound here: the firewall translates packets before a socket would see
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
@@ -227,6 +229,20 @@ class PortAllocator:
             held.pop(address, None)
             if not held:
                 self._leases.pop(key, None)
+
+
+def unpublished(*asked: Iterable[str]) -> Bindings:
+    """Every port that is exposed or asked for, as Docker shows one that has no port of the host.
+
+    Ports and ranges of ports; an image may expose what is neither, which is not shown.
+    """
+    found: Bindings = {}
+    for key in itertools.chain(*asked):
+        text, _, protocol = key.partition("/")
+        with contextlib.suppress(InvalidParameter):
+            for port in parse_range(text):
+                found[f"{port}/{protocol.lower() or 'tcp'}"] = None
+    return found
 
 
 def parse_port(key: str) -> tuple[int, str]:

@@ -410,6 +410,10 @@ class Networks:
             options=settings.driver_opts or {},
         )
 
+    def publishes(self, name: str) -> bool:
+        """Whether ports of containers on that network may be published."""
+        return self._view(self.get(name)) is not None
+
     def host_binding(self, name: str) -> str:
         """Where ports of containers on that network are published if they do not say; "": on all
         addresses."""

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
 import pytest
 from harness import EngineProcess, Failed, leftovers
 
@@ -59,6 +58,8 @@ def engine_with(tmp_path: Path, docker_binary: str, busybox: Path) -> Iterator[A
     parents: list[Path] = []
 
     def make(**values: Any) -> EngineProcess:
+        import jsonschema  # the guest of the VM tier has none
+
         if "cgroup_parent" in values:
             parents.append(Path(values["cgroup_parent"]))
         place, file = tmp_path / f"e{len(made)}", tmp_path / "daemon.json"

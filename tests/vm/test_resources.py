@@ -20,10 +20,6 @@ def test_limits_of_a_running_container_change(run_tests: RunTests) -> None:
     run_tests("tests/e2e/test_e2e_update.py", ON_DISK, timeout=600)
 
 
-def test_kills_for_want_of_memory(run_tests: RunTests) -> None:
-    run_tests("core/tests/linux/test_oom.py", "tests/e2e/test_e2e_oom.py", ON_DISK, timeout=600)
-
-
 def test_devices_that_vendors_describe(run_tests: RunTests) -> None:
     run_tests("tests/e2e/test_e2e_devices.py", ON_DISK, timeout=600)
 

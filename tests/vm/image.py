@@ -21,6 +21,7 @@ PACKAGES = (
     "apparmor",
     "busybox-static",
     "ca-certificates",
+    "dbus",
     "docker-cli",
     "e2fsprogs",
     "iproute2",
@@ -34,6 +35,7 @@ PACKAGES = (
     "python3",
     "runc",
     "strace",
+    "systemd",
     "util-linux",
     "xfsprogs",
 )

@@ -36,9 +36,12 @@ class Done:
 
 
 class Machine:
-    """One guest. `payload` is mounted at /opt; both disks are discarded with the machine."""
+    """One guest. `payload` is mounted at /opt; both disks are discarded with the machine.
+    `systemd`: it is process 1, where otherwise a script is."""
 
-    def __init__(self, image: Image, payload: Path, *, boot_timeout: float = 120) -> None:
+    def __init__(
+        self, image: Image, payload: Path, *, systemd: bool = False, boot_timeout: float = 120
+    ) -> None:
         self._work = tempfile.TemporaryDirectory(prefix="pyengine-vm-")
         home = Path(self._work.name)
         self.console = home / "console.log"
@@ -46,7 +49,7 @@ class Machine:
         listener.bind(str(home / "agent.sock"))
         listener.listen(1)
         self._qemu = subprocess.Popen(
-            _qemu(image, payload, self.console, home / "agent.sock"),
+            _qemu(image, payload, self.console, home / "agent.sock", systemd),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -131,14 +134,18 @@ class Machine:
         return "\n".join(text.splitlines()[-30:])
 
 
-def _qemu(image: Image, payload: Path, console: Path, agent: Path) -> list[str]:
+_KERNEL = "console=ttyS0 quiet panic=-1 random.trust_cpu=on"
+_SYSTEMD = " guest.systemd systemd.unit=agent.service"
+
+
+def _qemu(image: Image, payload: Path, console: Path, agent: Path, systemd: bool) -> list[str]:
     disks = [f"file={disk},if=virtio,format=raw,snapshot=on" for disk in (image.disk, payload)]
     return [
         *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"),
         *("-smp", str(CPUS), "-m", MEMORY, "-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none", "-nic", "none", "-serial", f"file:{console}"),
         *("-kernel", str(image.kernel), "-initrd", str(image.initramfs)),
-        *("-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on"),
+        *("-append", _KERNEL + _SYSTEMD * systemd),
         *(word for disk in disks for word in ("-drive", disk)),
         *("-chardev", f"socket,id=agent,path={agent}"),
         *("-device", "virtio-serial-pci"),

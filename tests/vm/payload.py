@@ -33,7 +33,7 @@ def build(image: Image, work: Path) -> Path:
     """Makes the disk in `work`, a directory of the caller's; answers its path."""
     root = work / "payload"
     shutil.copytree(REPO, root / "repo", ignore=shutil.ignore_patterns(*_SKIP), symlinks=True)
-    for name in ("init", "agent.py"):
+    for name in ("init", "agent.py", "agent.service"):
         shutil.copy(GUEST / name, root / name)
     wheels = _build_wheels(work / "wheels")
     python = _python(image.tree)

@@ -13,6 +13,7 @@ from pyengine.config import addresses
 from pyengine.config.keys import API_VERSION, MIN_API_VERSION
 from pyengine.engine.units import parse_size
 from pyengine.errors import InvalidParameter
+from pyengine.linux import systemd
 from pyengine.oci.defaults import RLIMITS
 from pyengine.registry import names
 
@@ -160,9 +161,10 @@ def _exec_option(text: str) -> str:
     name, _, value = text.partition("=")
     if name != "native.cgroupdriver":
         return f"unknown option {name!r}: native.cgroupdriver is known"
-    if value != "cgroupfs":
-        return f"native.cgroupdriver {value!r} is not in this version: cgroupfs is"
-    return ""
+    if value not in ("cgroupfs", "systemd"):
+        return f"native.cgroupdriver {value!r} is none of cgroupfs, systemd"
+    problem = systemd.missing() if value == "systemd" else ""
+    return f"native.cgroupdriver systemd cannot be: {problem}" if problem else ""
 
 
 def _option(text: str) -> str:

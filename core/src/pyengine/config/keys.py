@@ -197,6 +197,10 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
         empty: whichever driver is best here."""
         return "" if Kind.LOGGING.value in self.drivers else self.log_driver
 
+    def systemd_cgroups(self) -> bool:
+        """Whether containers are systemd's scopes; of several words about it the last counts."""
+        return self.exec_opts[-1:] == ["native.cgroupdriver=systemd"]
+
     def host_gateways(self) -> list[str]:
         """What ``host-gateway`` means in ``--add-host``; none: the container's own gateway."""
         return self.host_gateway_ips or [ip for ip in [self.host_gateway_ip] if ip]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 
 from pyengine.config.keys import Config
+from pyengine.errors import InvalidParameter
+from pyengine.linux import systemd
 
 
 def contradictions(config: Config) -> list[str]:
@@ -33,6 +35,11 @@ def contradictions(config: Config) -> list[str]:
             f"cpu-rt-runtime is {config.cpu_rt_runtime}, which is more than the period of "
             f"{config.cpu_rt_period or 1_000_000} that it is a part of (cpu-rt-period)"
         )
+    if config.systemd_cgroups() and config.cgroup_parent:
+        try:
+            systemd.slice_path(config.cgroup_parent)
+        except InvalidParameter as error:
+            found.append(f"cgroup-parent: {error}")
     if bool(config.tlscert) != bool(config.tlskey):
         found.append("tlscert and tlskey belong together: set both")
     return found

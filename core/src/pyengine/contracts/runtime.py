@@ -189,4 +189,5 @@ class RuntimeDriver(Driver):
     @abstractmethod
     def sweep(cls, context: Any, prefix: str, known: set[str]) -> list[str]:
         """In the daemon, at start: end and remove what this driver left of containers not in
-        ``known`` whose cgroup parent is ``prefix``. Returns a sentence per thing removed."""
+        ``known`` whose cgroup parent is ``prefix`` (``slice:name:`` for scopes of systemd that
+        begin with that name). Returns a sentence per thing removed."""

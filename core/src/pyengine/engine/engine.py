@@ -56,6 +56,7 @@ from pyengine.engine.usage import DiskUsage
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import ConfigError, DriverUnavailable, EngineError, Unavailable
 from pyengine.hooks.manager import Hooks
+from pyengine.linux import systemd
 from pyengine.linux.cgroups import Cgroup
 from pyengine.oci import facts
 from pyengine.oci.cdi import Devices
@@ -147,8 +148,8 @@ class Engine:
             driver = self.drivers.get(kind)
             log.info("%s driver: %s", kind.value, driver.name)
         self._load_security()
-        parent = self.config.cgroup_parent or f"/{self.places.prefix}"
-        self._cgroup_parent = parent
+        default = systemd.DEFAULT_SLICE if config.systemd_cgroups() else f"/{self.places.prefix}"
+        self._cgroup_parent = config.cgroup_parent or default
         self.supervisor = Supervisor(
             exec_root=self.places.exec_root,
             runtimes=self._contexts(Kind.RUNTIME),
@@ -240,7 +241,7 @@ class Engine:
                 await self.portproxy.close()
             except (EngineError, OSError, TimeoutError) as error:
                 log.warning("while taking down networks: %s", error)
-            if not self.config.cgroup_parent:
+            if not (self.config.cgroup_parent or self.config.systemd_cgroups()):
                 Cgroup(self._cgroup_parent).remove_empty()
         await self.usage.close()
         await self.log_sinks.close()
@@ -439,6 +440,7 @@ class Engine:
             Settings(
                 engine=options,
                 cgroup_parent=self._cgroup_parent,
+                scopes=places.prefix if config.systemd_cgroups() else "",
                 shim_cgroup=f"/{places.prefix}-shims",
                 dns=config.dns,
                 dns_search=config.dns_search,
@@ -506,7 +508,8 @@ class Engine:
         self._restore = Restore(
             places, self._registry, self.supervisor, self.lifecycle, removals, bundles, sandboxes,
             self.networks, self.volumes, self.drivers, self.calls, self.content, self._all_layers,
-            self._cgroup_parent,
+            f"{self._cgroup_parent}:{places.prefix}:" * config.systemd_cgroups()
+            or self._cgroup_parent,
         )  # fmt: skip
 
     def _log_news(self, id: str, driver: str, news: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ class System:
             "NGoroutines": _threads(),
             "SystemTime": timestamps.now(),
             "LoggingDriver": self._drivers.default(Kind.LOGGING),
-            "CgroupDriver": "cgroupfs",
+            "CgroupDriver": "systemd" if config.systemd_cgroups() else "cgroupfs",
             "CgroupVersion": "2" if facts.cgroup_v2 else "1",
             "NEventsListener": 0,
             "KernelVersion": os.uname().release,

@@ -165,6 +165,15 @@ class Cgroup:
         if hierarchy.v2:
             enable_controllers(directory)
 
+    def enable_controllers(self) -> None:
+        """Have here what the root has, in a cgroup of version 2 that others have made."""
+        unified = self.layout.unified
+        if unified is not None:
+            directory = unified.mount
+            for name in self.path.split("/")[1:]:
+                enable_controllers(directory)
+                directory += "/" + name
+
     def directory(self) -> int:
         """A descriptor for ``clone(flags, cgroup)``, or -1 where there is no version 2."""
         unified = self.layout.unified

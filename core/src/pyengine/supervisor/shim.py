@@ -10,6 +10,7 @@ While one runs, output waits in its pipes.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -495,6 +496,9 @@ class Shim:
     def _ended(self) -> None:
         """Init is gone. With a pid namespace of its own the kernel has killed all others."""
         assert self._streams is not None
+        # Now, while it can be read: systemd takes the cgroup away as soon as nobody is in it.
+        with contextlib.suppress(Exception):  # asked again for the record, which has the error
+            self._check_oom()
         if not self._own_pids:
             try:
                 self._runtime_call("kill", signal.SIGKILL, True)
@@ -507,7 +511,7 @@ class Shim:
         assert self._streams is not None
         error = ""
         try:
-            kills = self._runtime.oom_kills(self._launch.id)
+            kills = max(self._oom_kills, self._runtime.oom_kills(self._launch.id))
         except Exception as failure:
             kills, error = self._oom_kills, f"OOM kills are unknown: {failure}"
         dropped = self._streams.lost

@@ -14,6 +14,7 @@ from pyengine.errors import EngineError
 from pyengine.linux import cgroup_devices, cgroup_limits, cgroups, syscalls
 from pyengine_runtime_native import channel, hooks, init, process
 from pyengine_runtime_native.maker import WHAT, Made, Maker
+from pyengine_runtime_native.placement import Placement
 from pyengine_runtime_native.plan import InitPlan, plan_init
 from pyengine_runtime_native.records import Record, Records, process_state
 
@@ -38,13 +39,15 @@ class Creation:
         plan = plan_init(request.id, request.spec, bundle)
         linux = request.spec.get("linux") or {}
         resources = linux.get("resources") or {}
-        self.cgroup = cgroups.Cgroup(linux.get("cgroupsPath") or "/pyengine/" + request.id)
-        writes = cgroup_limits.plan(resources, self.cgroup.layout)
+        location = linux.get("cgroupsPath") or "/pyengine/" + request.id
+        self.placement = Placement(location, resources)
+        self.cgroup = self.placement.cgroup
         spec_hooks = request.spec.get("hooks") or {}
         self.record = Record(
             id=request.id,
             bundle=bundle,
             cgroup=self.cgroup.path,
+            unit=self.placement.unit,
             namespaces=_to_enter(plan),
             oci_version=plan.state["ociVersion"],
             annotations=plan.state["annotations"],
@@ -54,8 +57,7 @@ class Creation:
         try:
             self.records.add(self.record)
             self._trace("record")
-            self.cgroup.create()
-            cgroup_limits.apply(self.cgroup, writes)
+            self.placement.make()
             rules = cgroup_devices.with_defaults(resources.get("devices") or [])
             cgroup_limits.apply_devices(self.cgroup, rules)
             self._trace("cgroups")
@@ -94,6 +96,7 @@ class Creation:
             self._trace("open")
             self._cloned = self._since
             wait = self._clone(plan, handles, ours, directory)
+            self.placement.settle()
             self._trace("clone")
             theirs.close()
             self._parent = parent = channel.Parent(ours)
@@ -167,8 +170,7 @@ class Creation:
         if self.pid:
             cgroups.signal_process(self.pid, signal.SIGKILL)  # the shim reaps it
         try:
-            self.cgroup.kill()
-            self.cgroup.remove()
+            self.placement.undo()
         except EngineError:
             return  # the record stays, so that delete or sweep can try again
         self.records.remove(self.record)

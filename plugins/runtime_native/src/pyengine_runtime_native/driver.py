@@ -22,8 +22,8 @@ from pyengine.contracts.runtime import (
 )
 from pyengine.errors import Conflict, EngineError, NotFound
 from pyengine.faults import failpoint
-from pyengine.linux import cgroup_limits, cgroup_stats, cgroups, syscalls
-from pyengine_runtime_native import channel, enter, hooks, maker
+from pyengine.linux import cgroup_stats, cgroups, syscalls
+from pyengine_runtime_native import channel, enter, hooks, maker, placement
 from pyengine_runtime_native.create import Creation
 from pyengine_runtime_native.maker import WHAT
 from pyengine_runtime_native.records import Record, Records, is_alive, process_state
@@ -143,9 +143,7 @@ class NativeRuntime(RuntimeDriver):
         if is_alive(record):
             # It may not have joined its cgroup when its maker was killed.
             self.kill(id, signals.SIGKILL)
-        cgroup = cgroups.Cgroup(record.cgroup)
-        cgroup.kill()
-        cgroup.remove()
+        placement.remove(cgroups.Cgroup(record.cgroup), record.unit)
         self._records.remove(record)
         hooks.run(record.hooks.get("poststop", []), "poststop", record.oci_state("stopped"))
 
@@ -189,10 +187,7 @@ class NativeRuntime(RuntimeDriver):
         cgroups.Cgroup(record.cgroup).thaw()
 
     def update(self, id: str, resources: dict[str, Any]) -> None:
-        cgroup = cgroups.Cgroup(self._records.load(id).cgroup)
-        writes = cgroup_limits.plan(resources, cgroup.layout, new=False)
-        cgroup_limits.apply(cgroup, writes)
-        cgroup_limits.apply_devices(cgroup, resources.get("devices") or [])
+        placement.update(self._records.load(id), resources)
 
     def stats(self, id: str) -> RuntimeStats:
         return cgroup_stats.read_stats(cgroups.Cgroup(self._records.load(id).cgroup))
@@ -237,26 +232,4 @@ class NativeRuntime(RuntimeDriver):
             if id not in known:
                 driver.delete(id)
                 done.append(f"container {id} of the native runtime, which nobody knows, is removed")
-        parent = cgroups.Cgroup(prefix)
-        names = {
-            name
-            for hierarchy in parent.layout.hierarchies
-            for name in _directories(parent.directory_in(hierarchy))
-        }
-        # Records come before cgroups, so what has none was left by a lost run directory. Only
-        # names that are container ids: the engine's own groups live here too.
-        for name in sorted(names - known):
-            if len(name) == 64 and not name.strip("0123456789abcdef"):
-                cgroup = cgroups.Cgroup(f"{parent.path}/{name}")
-                cgroup.kill()
-                cgroup.remove()
-                done.append(f"cgroup {cgroup.path}, which belongs to no container, is removed")
-        return done
-
-
-def _directories(path: str) -> list[str]:
-    try:
-        with os.scandir(path) as entries:
-            return [e.name for e in entries if e.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
+        return done + placement.sweep(prefix, known)

@@ -19,7 +19,8 @@ from pyengine.faults import failpoint
 
 class Record(msgspec.Struct, kw_only=True):
     """``started``: field 22 of /proc/PID/stat, which tells a pid from its later reuse.
-    ``namespaces``: CLONE_NEW* flags that an exec has to enter. ``hooks``: those still to run."""
+    ``namespaces``: CLONE_NEW* flags that an exec has to enter. ``hooks``: those still to run.
+    ``unit``: systemd's that has the cgroup, if it is one of systemd's."""
 
     id: str
     bundle: str
@@ -27,6 +28,7 @@ class Record(msgspec.Struct, kw_only=True):
     version: int = 1
     pid: int = 0
     started: int = 0
+    unit: str = ""
     namespaces: int = 0
     filter: str = ""
     oci_version: str = "1.2.0"

@@ -30,7 +30,7 @@ from pyengine.engine.volumes import Volumes
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.hooks.manager import Hooks
-from pyengine.linux import syscalls
+from pyengine.linux import syscalls, systemd
 from pyengine.oci import devicerequests, users
 from pyengine.oci.cdi import Devices
 from pyengine.oci.mounts import ResolvedMount, tmpfs_options
@@ -81,6 +81,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineOptions
     cgroup_parent: str
     shim_cgroup: str
+    #: what the names of systemd's scopes begin with; empty: cgroups are directories of our own
+    scopes: str = ""
     dns: Sequence[str] = ()
     dns_search: Sequence[str] = ()
     dns_options: Sequence[str] = ()
@@ -235,7 +237,21 @@ class Bundles:
 
     def cgroup(self, container: Container) -> str:
         """Path of its cgroup, as the hierarchies' roots see it."""
+        location = self._location(container)
+        scope = systemd.Scope.parse(location)
+        return scope.path if scope else location
+
+    def check_cgroup_parent(self, parent: str) -> None:
+        """Raises ``InvalidParameter`` for what is no slice where cgroups are systemd's."""
+        if parent and self._settings.scopes:
+            systemd.slice_path(parent)
+
+    def _location(self, container: Container) -> str:
+        """``cgroupsPath`` of its spec."""
         parent = container.host_config.cgroup_parent or self._settings.cgroup_parent
+        # No slice: it was made before cgroups were systemd's, and stays where it is.
+        if self._settings.scopes and parent.endswith(".slice"):
+            return str(systemd.Scope(parent, self._settings.scopes, container.id))
         return f"/{parent.strip('/')}/{container.id}"
 
     def root(self, container: Container) -> int:
@@ -277,7 +293,7 @@ class Bundles:
                 hostname_path=str(files.hostname),
                 resolv_path=str(files.resolv),
                 shm_source=self._shm(container, files),
-                cgroups_path=self.cgroup(container),
+                cgroups_path=self._location(container),
                 namespaces=self._namespaces(container),
                 engine=self._settings.engine,
             )

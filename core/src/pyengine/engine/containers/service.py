@@ -517,6 +517,7 @@ class Containers:
         self._hooks.security_validate(host)
         check_extra_hosts(host.extra_hosts or [])
         check_settings(config, host)
+        self._bundles.check_cgroup_parent(host.cgroup_parent)
         devicerequests.check(host.device_requests or (), self._defaults.devices)
         if config.stop_signal:
             signal_number(config.stop_signal)

@@ -35,9 +35,8 @@ class Server:
     def _serve(self, answers: Answers, verdict: bytes) -> None:
         peer, _ = self._listener.accept()
         with peer, peer.makefile("rb") as stream:
-            self.sasl.append(stream.readline())
+            self.sasl += [stream.readline(), stream.readline()]
             peer.sendall(verdict + b"\r\n")
-            self.sasl.append(stream.readline())
             while len(head := stream.read(16)) == 16:
                 message = head + stream.read(dbus.length(head) - 16)
                 self.calls.append(dbus.decode(message))

@@ -124,16 +124,19 @@ class Connection:
     # -- the socket --------------------------------------------------------------------------------
 
     def _authenticate(self) -> None:
-        """SASL EXTERNAL: the user's number, which the other side has from the kernel."""
-        self._socket.sendall(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode())
-        self._socket.sendall(b"\r\n")
+        """SASL EXTERNAL: the user's number, which the other side has from the kernel.
+
+        BEGIN goes with it: systemd lets a message lie that it reads together with BEGIN, until
+        there is another.
+        """
+        user = str(os.geteuid()).encode().hex().encode()
+        self._socket.sendall(b"\0AUTH EXTERNAL " + user + b"\r\nBEGIN\r\n")
         deadline = time.monotonic() + self._timeout
         while b"\r\n" not in self._received:
             self._more(deadline)
         answer, _, self._received = self._received.partition(b"\r\n")
         if not answer.startswith(b"OK "):
             raise EngineError("D-Bus does not let us in", answer.decode(errors="replace"))
-        self._socket.sendall(b"BEGIN\r\n")
 
     def _receive(self, deadline: float) -> Message:
         while (size := length(self._received)) == 0 or len(self._received) < size:

@@ -15,6 +15,7 @@ from pyengine.config.schema import schema
 from pyengine.contracts.base import Kind
 from pyengine.drivers import Choice
 from pyengine.errors import ConfigError
+from pyengine.linux import systemd
 
 
 def loaded(tmp_path: Path, values: Any, *flags: str) -> Any:
@@ -105,13 +106,33 @@ def test_what_keys_say_to_drivers() -> None:
     assert Config(firewall_backend="nftables").choices() == {Kind.FIREWALL: Choice("nftables")}
 
 
+def test_systemd_makes_cgroups_only_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"exec-opts": ["native.cgroupdriver=systemd"]}
+    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path / "none"))
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, asked)
+    assert "native.cgroupdriver systemd cannot be: systemd is not process 1" in error.value.detail
+
+    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path))
+    monkeypatch.setattr(systemd, "UNIFIED", str(HERE))
+    assert loaded(tmp_path, asked).config.systemd_cgroups()
+    assert loaded(tmp_path, asked | {"cgroup-parent": "my.slice"}).config.systemd_cgroups()
+    both = {"exec-opts": [*asked["exec-opts"], "native.cgroupdriver=cgroupfs"]}
+    assert not loaded(tmp_path, both).config.systemd_cgroups()
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, asked | {"cgroup-parent": "/docker"})
+    assert "cgroup-parent: '/docker' is not the name of a slice" in error.value.detail
+
+
 HERE = Path(__file__)
 
 
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"exec-opts": ["native.cgroupdriver=systemd"]}, "'systemd' is not in this version"),
+        ({"exec-opts": ["native.cgroupdriver=other"]}, "'other' is none of cgroupfs, systemd"),
         ({"exec-opts": ["isolation=x"]}, "unknown option 'isolation'"),
         ({"host-gateway-ip": "nowhere"}, "'nowhere' is no IP address"),
         ({"fixed-cidr-v6": "10.0.0.0/8"}, "is no IPv6 subnet"),

@@ -498,7 +498,9 @@ class Shim:
         assert self._streams is not None
         # Now, while it can be read: systemd takes the cgroup away as soon as nobody is in it.
         with contextlib.suppress(Exception):  # asked again for the record, which has the error
-            self._check_oom()
+            kills = self._runtime.oom_kills(self._launch.id)
+            if kills > self._oom_kills:
+                self._tell_oom(kills)
         if not self._own_pids:
             try:
                 self._runtime_call("kill", signal.SIGKILL, True)

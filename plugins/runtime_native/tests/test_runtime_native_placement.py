@@ -1,6 +1,6 @@
 """Cgroups that systemd makes: the holder, what is written when, and what is swept.
 
-The scope is made here as systemd makes it; with systemd itself it is tests/vm/test_systemd.py.
+The scope is made here as systemd makes it; tests/vm/test_systemd_cgroups.py has systemd itself.
 """
 
 from __future__ import annotations

@@ -126,7 +126,10 @@ def test_exec_stats_top_and_pause(docker: Docker, limited: str) -> None:
     assert docker(f"exec {limited} cat /proc/self/cgroup") == "0::/"
     said = docker(f"stats --no-stream --format '{{{{.MemUsage}}}} {{{{.PIDs}}}}' {limited}")
     assert said.endswith("/ 64MiB 1")
-    assert docker(f"top {limited} -o comm").splitlines() == ["COMMAND", "sleep"]
+    assert [line.split()[1] for line in docker(f"top {limited} -o pid,comm").splitlines()] == [
+        "COMMAND",
+        "sleep",
+    ]
     docker(f"pause {limited}")
     assert "frozen 1" in files(docker, limited, "cgroup.events")[0]
     docker(f"unpause {limited}")

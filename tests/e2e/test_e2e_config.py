@@ -142,7 +142,7 @@ def test_all_that_drivers_refuse_is_said_before_anything_starts(tmp_path: Path) 
         assert done.returncode == 1
         for line in (
             "'labels': bad attribute format: 'x'",
-            "log-opts: unknown log opt 'max-sise' for json-file log driver",
+            "log-opts: unknown log opt 'max-sise' for json-file, nowhere log driver",
             "log-driver: no logging driver 'nowhere' is installed",
             "storage-opts: unknown option 'overlay2.colour' for storage driver 'overlay2'",
             "default-address-pools: invalid default-address-pools for ipam driver 'default': "

@@ -10,6 +10,14 @@ from pyengine.errors import InvalidParameter
 #: Resolved by the engine, for every logging driver alike (``record_attributes``), and how a writer
 #: that waits for somebody does so.
 COMMON = frozenset({"labels", "labels-regex", "env", "env-regex", "tag", "mode", "max-buffer-size"})
+#: About the log that is kept beside drivers that send it elsewhere, and what these options are to
+#: the driver that keeps it.
+CACHE = {
+    "cache-disabled": "",
+    "cache-max-size": "max-size",
+    "cache-max-file": "max-file",
+    "cache-compress": "compress",
+}
 _SIZE = re.compile(r"(\d+\.?\d*|\.\d+) ?([a-z]*)", re.ASCII | re.IGNORECASE)
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})

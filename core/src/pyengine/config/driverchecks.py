@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pyengine.bases.logoptions import CACHE, COMMON
 from pyengine.config.keys import DRIVER_KEYS, FIELDS, PLUGIN_KEYS, Config
 from pyengine.contracts.base import Driver, Kind
 from pyengine.drivers import Catalog, Drivers, Places
@@ -26,12 +28,8 @@ def refusals(config: Config, catalog: Catalog) -> list[str]:
     for kind, choice in config.choices().items():
         name = choice.name or _first(catalog, kind)
         found += filter(None, [_ask(drivers, config, kind, name)]) if name else []
-    # Of several log drivers all have to be there.
-    for name in config.log_driver.split(",")[1:]:
-        try:
-            catalog.load(Kind.LOGGING, name.strip())
-        except EngineError as error:
-            found.append(f"log-driver: {error.message()}")
+    first, *others = [name.strip() for name in config.log_driver.split(",")]
+    found += _several_logs(config, catalog, [first, *others]) if others else []
     named = config.security()
     for name in catalog.names(Kind.SECURITY) if named is None else named:
         found += filter(None, [_ask(drivers, config, Kind.SECURITY, name)])
@@ -45,6 +43,21 @@ def refusals(config: Config, catalog: Catalog) -> list[str]:
             if name not in installed
         ]
     return found
+
+
+def _several_logs(config: Config, catalog: Catalog, names: Sequence[str]) -> Iterator[str]:
+    """Of several log drivers all have to be there, and one has to know each option."""
+    known = COMMON | set(CACHE)
+    for name in names:
+        try:
+            known |= getattr(catalog.load(Kind.LOGGING, name), "options", frozenset())
+        except EngineError as error:
+            if name != names[0]:  # which is said already
+                yield f"log-driver: {error.message()}"
+    for key in config.log_opts:
+        one, dot, own = key.partition(".")
+        if (own if dot and one in names else key) not in known:
+            yield f"log-opts: unknown log opt '{key}' for {', '.join(names)} log driver"
 
 
 def _first(catalog: Catalog, kind: Kind) -> str:

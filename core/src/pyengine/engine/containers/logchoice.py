@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pyengine.bases.logoptions import COMMON, check_common, parse_flag, parse_size
+from pyengine.bases.logoptions import CACHE, COMMON, check_common, parse_flag, parse_size
 from pyengine.contracts.base import Kind
 from pyengine.contracts.logging import LoggingDriver
 from pyengine.contracts.logsink import LogSinkDriver
@@ -18,13 +18,6 @@ from pyengine.drivers import Drivers
 from pyengine.engine.model import LogSinkChoice
 from pyengine.errors import EngineError, InvalidParameter, Unavailable
 
-#: About the log that is kept beside sinks, and what they are to the driver that keeps it.
-CACHE = {
-    "cache-disabled": "",
-    "cache-max-size": "max-size",
-    "cache-max-file": "max-file",
-    "cache-compress": "compress",
-}
 DEFAULT_BUFFER = "1m"
 _DELIVERY = ("mode", "max-buffer-size")
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,23 +100,50 @@ async def test_a_bare_hijack(client: Any, make_container: Any) -> None:
     writer.close()
 
 
-async def test_the_head_is_a_piece_of_its_own(client: Any, make_container: Any) -> None:
+@pytest.mark.parametrize("kind", ["logs", "logs alone", "exec"])
+async def test_the_head_is_a_piece_of_its_own(client: Any, make_container: Any, kind: str) -> None:
+    """Also for a client that is slow to read it, as all are on a busy machine."""
     interactive(client, make_container)
-    request = client.request("POST", f"/containers/a1/attach?{ALL}&logs=1", None, UPGRADE)
+    if kind == "exec":
+        await client.ask("POST", "/containers/a1/exec", {"Cmd": ["nope"], "AttachStdout": True})
+        request = client.request("POST", f"/exec/{'e' * 64}/start", {}, UPGRADE)
+        expected = frame(1, b'exec: "nope": executable file not found in $PATH\r\n')
+    else:
+        query = f"{ALL}&logs=1" if kind == "logs" else "stdout=1&stderr=1&logs=1"
+        request = client.request("POST", f"/containers/a1/attach?{query}", None, UPGRADE)
+        expected = frame(1, b"out\n") + frame(2, b"err\n")
 
     def read() -> tuple[bytes, bytes]:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5)
             connection.connect(client.unix)
             connection.sendall(request)
+            time.sleep(0.2)
             first, rest = connection.recv(65536), b""
-            while len(rest) < 24:
-                rest += connection.recv(24)
+            while piece := connection.recv(len(expected)):
+                rest += piece
+                if len(rest) >= len(expected):
+                    break
             return first, rest
 
     head, data = await asyncio.to_thread(read)
     assert head.endswith(b"Upgrade: tcp\r\n\r\n")
-    assert data == frame(1, b"out\n") + frame(2, b"err\n")
+    assert data == expected
+
+
+async def test_a_head_that_is_not_read_holds_up_nobody_for_ever(
+    client: Any, make_container: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyengine_api_docker.hijack.HEAD_PATIENCE", 0.1)
+    interactive(client, make_container)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(client.unix)
+        connection.sendall(client.request("POST", f"/containers/a1/attach?{ALL}", None, UPGRADE))
+        await eventually(lambda: client.engine.containers.attachments)
+        connection.sendall(b"typed ahead")
+        far = client.engine.containers.attachments[-1].far
+        loop = asyncio.get_running_loop()
+        assert await asyncio.wait_for(loop.sock_recv(far, 100), 5) == b"typed ahead"
 
 
 @pytest.mark.parametrize("half_closed", [False, True])

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import re
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -25,6 +28,11 @@ DEFAULT_DETACH = "ctrl-p,ctrl-q"
 
 #: Input that is kept for a container that is not ready; the rest waits in the client's socket.
 MOST_EARLY = 1 << 18
+
+#: How long a client may take to read the head, where it can be seen whether it has (unix sockets),
+#: and how long it gets elsewhere: seconds.
+HEAD_PATIENCE = 2.0
+HEAD_START = 0.002
 
 #: How long a client that has been sent everything may take to close its end.
 LINGER = 10.0
@@ -118,12 +126,12 @@ class Hijacked(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
+        self._taken = loop.time()
         self.gone: asyncio.Future[None] = loop.create_future()
 
     @classmethod
     def take(cls, request: web.BaseRequest, head: bytes) -> Hijacked:
-        """Answer ``head`` and leave HTTP. The head is one write: clients read it by itself, and
-        lose what comes in the same piece."""
+        """Answer ``head`` and leave HTTP; before anything else is sent, :meth:`head_read`."""
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")
@@ -134,6 +142,24 @@ class Hijacked(asyncio.Protocol):
         if isinstance(request.protocol, Connection) and request.protocol.ended:
             self.eof_received()
         return self
+
+    async def head_read(self) -> None:
+        """Wait until the client has read the head, or has had the time to.
+
+        Many clients read it through a buffer and lose what follows in the same read (docker-py
+        does), so what is there at once is held back. A unix socket tells what its peer has not
+        read yet (SIOCOUTQ of unix(7)); with TCP, that is what has not arrived.
+        """
+        loop, transport = asyncio.get_running_loop(), self._transport
+        connection = transport.get_extra_info("socket")
+        if connection is None or connection.family != socket.AF_UNIX:
+            await asyncio.sleep(self._taken + HEAD_START - loop.time())
+            return
+        while not transport.is_closing() and loop.time() < self._taken + HEAD_PATIENCE:
+            unread = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+            if not transport.get_write_buffer_size() and not struct.unpack("i", unread)[0]:
+                return
+            await asyncio.sleep(HEAD_START / 4)
 
     async def send(self, data: bytes) -> None:
         """Write to the client, waiting while it is slow."""

@@ -27,10 +27,6 @@ class Closable(Protocol):
 
 T = TypeVar("T", bound="Closable | None")
 
-#: Many clients read the answer's head through a buffer and lose what follows it in the same read
-#: (docker-py does). What is there at once is held back for as long as they need, in seconds.
-HEAD_START = 0.002
-
 _CONDITIONS = frozenset({"not-running", "next-exit", "removed"})
 
 
@@ -63,13 +59,11 @@ async def serve(
     escape: Escape | None,
     detached: Callable[[], None],
     history: AsyncIterator[bytes] | None = None,
-    head_start: float = 0,
     encode: Callable[[bytes], bytes] | None = None,
 ) -> web.StreamResponse:
     """Join a hijacked client and a container's streams until one of them ends."""
     try:
-        if head_start:
-            await asyncio.sleep(head_start)
+        await client.head_read()
         if history is not None:
             async for data in history:
                 await client.send(data)
@@ -96,7 +90,7 @@ async def attach(call: Call) -> web.StreamResponse:
         client = Hijacked.take(call.request, head(call, tty))
         try:
             if history is not None:
-                await asyncio.sleep(HEAD_START)
+                await client.head_read()
                 async for data in history:
                     await client.send(data)
         finally:
@@ -109,10 +103,7 @@ async def attach(call: Call) -> web.StreamResponse:
         tell(engine, container, "detach")
 
     client = Hijacked.take(call.request, head(call, tty))
-    early = history is not None or container.state.running
-    return await serve(
-        client, attachment, stdin, escape, detached, history, HEAD_START if early else 0
-    )
+    return await serve(client, attachment, stdin, escape, detached, history)
 
 
 async def _frames(chunks: AsyncIterator[LogChunk], tty: bool) -> AsyncIterator[bytes]:

@@ -62,6 +62,7 @@ async def start(call: Call) -> web.StreamResponse:
         assert attachment is not None
     except EngineError as error:
         text = error.message().encode() + b"\r\n"
+        await client.head_read()
         await client.send(text if body.tty else frame(1, text))
         client.finish_soon()
         await client.gone

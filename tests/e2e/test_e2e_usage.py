@@ -71,6 +71,15 @@ def close_to(size: int, true: int) -> bool:
     return abs(size - true) <= EXACT * true
 
 
+def test_managed_plugins(docker: Docker) -> None:
+    """There are none, and none can be had: drivers are packages."""
+    assert docker.out("plugin", "ls", "-q") == ""
+    docker.fails("plugin", "install", "x/y", code=1, says="managed plugins are not in this version")
+    docker.fails("plugin", "inspect", "x", code=1, says='plugin "x" not found')
+    docker.fails("plugin", "rm", "x", code=1, says='plugin "x" not found')
+    docker.fails("plugin", "enable", "x", code=1, says='plugin "x" not found')
+
+
 def test_what_a_container_writes(engine: EngineProcess, kept: str, docker: Docker) -> None:
     name = docker.up("-v", f"{kept}:/data", "busybox", "sleep", "1000")
     docker.exec(name, "sh", "-c", f"{FILL.format('/root')}; {FILL.format('/data')}")

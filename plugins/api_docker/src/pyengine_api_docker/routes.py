@@ -65,6 +65,15 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "GET /system/df": _read(system.disk_usage),
     "POST /auth": _read(registry.auth),
     "GET /plugins": _read(system.plugins),
+    "GET /plugins/privileges": _read(system.install_plugin),
+    "POST /plugins/pull": _read(system.install_plugin),
+    "POST /plugins/create": _read(system.install_plugin),
+    "GET /plugins/*/json": _read(system.plugin),
+    "DELETE /plugins/*": _read(system.plugin),
+    **{
+        f"POST /plugins/*/{verb}": _read(system.plugin)
+        for verb in ("enable", "disable", "set", "upgrade", "push")
+    },
     "GET /containers/json": _early(containers.list_),
     "POST /containers/create": Endpoint(containers.create),
     "POST /containers/prune": Endpoint(containers.prune),

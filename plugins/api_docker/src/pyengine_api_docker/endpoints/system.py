@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from multidict import CIMultiDict
 
-from pyengine.errors import InvalidParameter, Unavailable, Unsupported
+from pyengine.errors import InvalidParameter, NotFound, Unavailable, Unsupported
 from pyengine_api_docker import objects, views
 from pyengine_api_docker.endpoints.containers import image_resolver
 from pyengine_api_docker.endpoints.images import summaries
@@ -182,6 +182,17 @@ async def auth(call: Call) -> web.StreamResponse:
 async def plugins(call: Call) -> web.StreamResponse:
     """Docker's managed plugins: there are none; drivers are packages here."""
     return json([])
+
+
+async def plugin(call: Call) -> web.StreamResponse:
+    raise NotFound(f'plugin "{call.name}" not found')
+
+
+async def install_plugin(call: Call) -> web.StreamResponse:
+    raise Unsupported(
+        "managed plugins are not in this version of pyengine",
+        help="drivers are packages here: pip install pyengine-..., and pyengine drivers lists them",
+    )
 
 
 async def options(call: Call) -> web.StreamResponse:

@@ -51,6 +51,8 @@ ONE_SIDED = {
     **{(word, flag): OURS for word in MAKES for flag in ("driver", "on-unhealthy")},
     **{(word, "trace"): OURS for word in MAKES if word.endswith("run")},
     ("", "driver"): OURS,
+    ("events", "after"): OURS,
+    ("system events", "after"): OURS,
 }
 
 Flags = dict[str, tuple[str, str]]

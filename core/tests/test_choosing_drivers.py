@@ -229,7 +229,7 @@ def test_probes_decide_when_the_driver_is_first_needed(add: Add, tmp_path: Path)
 def test_without_a_choice_the_best_that_works_is_taken(
     add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "discover", lambda groups: _only(groups, "fake-"), raising=True)
+    monkeypatch.setattr(drivers, "discover", lambda: _only("fake-"), raising=True)
     add(
         "fake-best",
         {"late": "fake_best:Late", "good": "fake_best:Good", "broken": "fake_best:Nothing"},
@@ -243,7 +243,7 @@ def test_without_a_choice_the_best_that_works_is_taken(
 def test_options_that_are_refused_are_no_reason_to_take_another(
     add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "discover", lambda groups: _only(groups, "fake-"), raising=True)
+    monkeypatch.setattr(drivers, "discover", lambda: _only("fake-"), raising=True)
     add(
         "fake-picky", {"picky": "fake_picky:Picky", "good": "fake_picky:Good"},
         fake_picky=UNAVAILABLE,
@@ -287,7 +287,7 @@ class Slow(Good):
 def test_when_nothing_works_every_reason_is_named(
     add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drivers, "discover", lambda groups: _only(groups, "fake-"))
+    monkeypatch.setattr(drivers, "discover", lambda: _only("fake-"))
     add(
         "fake-none",
         {"late": "fake_none:Late", "missing": "fake_none:Missing", "broken": "fake_none:Nothing"},
@@ -305,11 +305,11 @@ def test_when_nothing_works_every_reason_is_named(
 _discover = drivers.discover
 
 
-def _only(groups: list[str], prefix: str) -> dict[str, list[object]]:
+def _only(prefix: str) -> dict[str, list[object]]:
     """Discovery without what happens to be installed beside core."""
     return {
         group: [e for e in entries if e.dist is not None and e.dist.name.startswith(prefix)]
-        for group, entries in _discover(groups).items()
+        for group, entries in _discover().items()
     }
 
 
@@ -435,7 +435,7 @@ def test_a_chosen_driver_that_is_broken_ends_the_daemon(add: Add, tmp_path: Path
 def test_a_broken_hook_plugin_is_one_line(add: Add, tmp_path: Path) -> None:
     add("fake-hooks", {"mine": "fake_hooks:X"}, "hooks", fake_hooks="raise RuntimeError('boom')")
     with pytest.raises(DriverBroken) as error:
-        drivers.load_hooks()
+        drivers.load_hooks(Catalog())
     assert message(error).startswith(
         "hook plugin 'mine' cannot be imported: package fake-hooks 1.0: RuntimeError: boom"
     )

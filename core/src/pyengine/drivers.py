@@ -78,9 +78,8 @@ def group(kind: Kind) -> str:
     return f"pyengine.{kind.value}"
 
 
-def discover(groups: Iterable[str] | None = None) -> dict[str, list[importlib.metadata.EntryPoint]]:
-    """Entry points of all groups of pyengine (or these), from metadata alone; fresh each call."""
-    wanted = set(groups) if groups is not None else None
+def discover() -> dict[str, list[importlib.metadata.EntryPoint]]:
+    """Entry points of all groups of pyengine, from metadata alone; fresh each call."""
     found: dict[str, list[importlib.metadata.EntryPoint]] = {}
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions():
@@ -93,7 +92,7 @@ def discover(groups: Iterable[str] | None = None) -> dict[str, list[importlib.me
         seen.add(name)
         # Of several copies on sys.path the first, which is the one that Python would import.
         for entry in importlib.metadata.distribution(name).entry_points:
-            if entry.group.startswith("pyengine.") and (wanted is None or entry.group in wanted):
+            if entry.group.startswith("pyengine."):
                 found.setdefault(entry.group, []).append(entry)
     return found
 
@@ -104,9 +103,10 @@ class Catalog:
     def __init__(self) -> None:
         self._installed: dict[tuple[Kind, str], list[Installed]] = {}
         self._broken: dict[Installed, DriverBroken] = {}
+        self._entries = discover()
         groups = {group(kind): kind for kind in Kind}
-        for name, entries in discover(groups).items():
-            for entry in entries:
+        for name in groups.keys() & self._entries.keys():
+            for entry in self._entries[name]:
                 distribution = entry.dist
                 item = Installed(
                     kind=groups[name],
@@ -116,6 +116,10 @@ class Catalog:
                     version=distribution.version if distribution else "?",
                 )
                 self._installed.setdefault((item.kind, item.name), []).append(item)
+
+    def entries(self, group: str) -> list[importlib.metadata.EntryPoint]:
+        """The entry points of a group that is no kind of driver: ``pyengine.api``..."""
+        return self._entries.get(group, [])
 
     def names(self, kind: Kind) -> list[str]:
         return sorted(name for k, name in self._installed if k is kind)
@@ -225,15 +229,15 @@ def import_here(
     return found
 
 
-def load_hooks(deadline: float = IMPORT_DEADLINE) -> list[tuple[str, object]]:
-    """Name and instance of every hook plugin that is installed (group ``pyengine.hooks``; an entry
+def load_hooks(catalog: Catalog, deadline: float = IMPORT_DEADLINE) -> list[tuple[str, object]]:
+    """Name and instance of every hook plugin in ``catalog`` (group ``pyengine.hooks``; an entry
     point names a class that needs no arguments).
 
     All of them take part, so one that cannot is an error of the engine (``DriverBroken``): it might
     be the one that refuses requests.
     """
     plugins = []
-    for entry in discover(["pyengine.hooks"]).get("pyengine.hooks", []):
+    for entry in catalog.entries("pyengine.hooks"):
         package = entry.dist.metadata["Name"] if entry.dist else "?"
         source = f"package {package} {entry.dist.version if entry.dist else '?'}"
         label = f"hook plugin {entry.name!r}"

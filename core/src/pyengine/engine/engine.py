@@ -335,11 +335,11 @@ class Engine:
                 plugin = self.drivers.unavailable(Kind.SECURITY, name)
             assert isinstance(plugin, SecurityPlugin)
             self.hooks.register(plugin, f"security.{name}")
-        for name, hooks in driver_module.load_hooks():
+        for name, hooks in driver_module.load_hooks(self._catalog):
             self.hooks.register(hooks, name)
 
     def _load_frontends(self) -> None:
-        for entry in driver_module.discover(["pyengine.api"]).get("pyengine.api", []):
+        for entry in self._catalog.entries("pyengine.api"):
             self._frontends.append(entry.load()(self))
         if not self._frontends:
             raise Unavailable(

@@ -123,12 +123,12 @@ class Process:
 
 
 def _redactor() -> Redact:
-    from pyengine.drivers import load_hooks
+    from pyengine.drivers import Catalog, load_hooks
     from pyengine.engine.model import Container
     from pyengine.hooks.manager import Hooks
 
     hooks = Hooks()
-    for name, plugin in load_hooks():
+    for name, plugin in load_hooks(Catalog()):
         hooks.register(plugin, name)
     containers: dict[str, tuple[dict[str, Any], Container]] = {}
 

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,8 @@ class Supervisor:
             path=[os.path.abspath(entry) for entry in sys.path if os.path.exists(entry)],
             label=str(self._exec_root),
             shim_cgroup=self._shim_cgroup,
-            runtimes=[_plugin("runtime", n, c) for n, c in self._runtimes.items()],
-            loggers=[_plugin("logging", n, c) for n, c in self._loggers.items()],
+            runtimes=_plugins("runtime", self._runtimes),
+            loggers=_plugins("logging", self._loggers),
             rehearsal_dir=str(self._exec_root / "rehearsal"),
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -411,25 +411,30 @@ async def _with_descriptor(call: Callable[[int], Awaitable[None]] | None, fd: in
         os.close(fd)
 
 
-def _plugin(kind: str, name: str, context: DriverContext) -> Plugin:
+def _plugins(kind: str, contexts: Mapping[str, DriverContext]) -> list[Plugin]:
     group = f"pyengine.{kind}"
-    found = {
-        (point.value, point.dist.name if point.dist else "")
-        for point in importlib.metadata.entry_points(group=group, name=name)
-    }
-    if not found:
-        raise DriverMissing(
-            f"no {kind} driver {name!r} is installed",
-            help=f"install the package that offers it in {group}",
-        )
-    if len(found) > 1:
-        raise DriverDuplicate(
-            f"several packages offer {kind} driver {name!r}",
-            ", ".join(sorted(distribution for _, distribution in found)),
-            "uninstall all but one",
-        )
-    target, distribution = found.pop()
-    return Plugin(name=name, target=target, distribution=distribution, context=context)
+    # Once for all of a kind: it goes through everything that is installed.
+    points = importlib.metadata.entry_points(group=group)
+    plugins = []
+    for name, context in contexts.items():
+        found = {
+            (point.value, point.dist.name if point.dist else "")
+            for point in points.select(name=name)
+        }
+        if not found:
+            raise DriverMissing(
+                f"no {kind} driver {name!r} is installed",
+                help=f"install the package that offers it in {group}",
+            )
+        if len(found) > 1:
+            raise DriverDuplicate(
+                f"several packages offer {kind} driver {name!r}",
+                ", ".join(sorted(distribution for _, distribution in found)),
+                "uninstall all but one",
+            )
+        target, distribution = found.pop()
+        plugins.append(Plugin(name=name, target=target, distribution=distribution, context=context))
+    return plugins
 
 
 def _installed() -> tuple[tuple[str, int], ...]:

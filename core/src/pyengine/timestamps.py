@@ -6,11 +6,9 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
-NEVER = "0001-01-01T00:00:00Z"
+from pyengine import durations
 
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9,
-          "h": 3600 * 10**9}  # fmt: skip
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+NEVER = "0001-01-01T00:00:00Z"
 
 
 def now() -> str:
@@ -55,9 +53,12 @@ def parse_query(text: str, at: int | None = None) -> int:
     if re.fullmatch(r"-?\d+(\.\d+)?", text):
         whole, _, fraction = text.partition(".")
         return int(whole) * 10**9 + int((fraction or "0")[:9].ljust(9, "0"))
-    if _DURATION.match(text) and not _DURATION.sub("", text):
-        total = sum(float(n) * _UNITS[unit] for n, unit in _DURATION.findall(text))
-        return (time.time_ns() if at is None else at) - int(total)
+    try:
+        ago = durations.parse(text)
+    except ValueError:
+        pass
+    else:
+        return (time.time_ns() if at is None else at) - ago
     if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
         text += "T00:00:00Z"
     return parse(text)

@@ -75,41 +75,6 @@ def test_human_duration(seconds: float, text: str) -> None:
     assert units.human_duration(seconds) == text
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("1h30m", 5400), ("1.5s", 1.5), ("250ms", 0.25), ("0", 0), ("-2m", -120), ("1m0.5s", 60.5)],
-)
-def test_durations(text: str, value: float) -> None:
-    assert units.parse_duration(text) == value * 1e9
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("abc", 'time: invalid duration "abc"'),
-        ("5", 'time: missing unit in duration "5"'),
-        ("", 'time: invalid duration ""'),
-    ],
-)
-def test_durations_refused(text: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        units.parse_duration(text)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0s"),
-        (1500000000, "1.5s"),
-        (5400 * 10**9, "1h30m0s"),
-        (250000, "250µs"),
-        (-(10**9), "-1s"),
-    ],
-)
-def test_format_duration(value: int, text: str) -> None:
-    assert units.format_duration(value) == text
-
-
 def test_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert units.api_timestamp("0") == "0"
     assert units.api_timestamp("10m", now=1000.5) == "400.500000000"

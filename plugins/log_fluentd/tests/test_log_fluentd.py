@@ -153,7 +153,7 @@ def test_chunks_are_named_as_the_protocol_has_it(driver: FluentdDriver) -> None:
         ({"fluentd-address": "unix://"}, "a unix socket has a path"),
         ({"fluentd-async": "often"}, "neither true nor false"),
         ({"fluentd-max-retries": "-1"}, "is not from 0"),
-        ({"fluentd-retry-wait": "1"}, "no duration"),
+        ({"fluentd-retry-wait": "1"}, "missing unit in duration"),
         ({"fluentd-async-reconnect-interval": "1m"}, "between 100ms and 10s"),
     ],
 )

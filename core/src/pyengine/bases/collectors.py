@@ -8,14 +8,12 @@ import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pyengine import durations
 from pyengine.bases.logoptions import parse_flag
 from pyengine.errors import InvalidParameter
 
 #: Seconds after which a collector that does not answer, or takes nothing, is given up on.
 PATIENCE = 10.0
-
-_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Address(NamedTuple):
@@ -117,7 +115,7 @@ def seconds(options: Mapping[str, str], name: str, default: float) -> float:
     text = options.get(name, "")
     if not text:
         return default
-    parts = _PART.findall(text)
-    if "".join(number + unit for number, unit in parts) != text:
-        raise InvalidParameter(f"{name}: {text!r} is no duration", help="for example 500ms or 2s")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    try:
+        return durations.parse(text) / 1e9
+    except ValueError as error:
+        raise InvalidParameter(f"{name}: {error}", help="for example 500ms or 2s") from None

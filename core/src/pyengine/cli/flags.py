@@ -9,6 +9,7 @@ these classes; commands that plugins bring are click's.
 
 from __future__ import annotations
 
+from pyengine import durations
 from pyengine.cli import units
 
 TYPE_CHECKING = False
@@ -108,7 +109,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "bytes": units.parse_bytes,
     "swap": _bytes_or_unlimited,
     "decimal": _nano_cpus,
-    "duration": units.parse_duration,
+    "duration": durations.parse,
     "string": str,
     "filter": _filter,
     "stringToString": _pairs,

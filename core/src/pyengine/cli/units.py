@@ -1,7 +1,7 @@
 """Sizes and times as people write and read them, in the notation of Docker's clients.
 
-Sizes for people are decimal (``12.3MB``), limits are binary (``64m`` is 64 MiB), durations are
-Go's (``1h30m``), as in docs.docker.com/reference/cli.
+Sizes for people are decimal (``12.3MB``), limits are binary (``64m`` is 64 MiB); as in
+docs.docker.com/reference/cli.
 """
 
 from __future__ import annotations
@@ -9,18 +9,9 @@ from __future__ import annotations
 import re
 import time
 
+from pyengine import durations
+
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kKmMgGtTpP]?)(?:[iI]?[bB])?\s*$")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_NANOSECONDS = {
-    "ns": 1,
-    "us": 1_000,
-    "µs": 1_000,
-    "μs": 1_000,
-    "ms": 1_000_000,
-    "s": 1_000_000_000,
-    "m": 60_000_000_000,
-    "h": 3_600_000_000_000,
-}
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
 
@@ -85,50 +76,6 @@ def human_duration(seconds: float) -> str:
     return f"{int(seconds / 3600) // 24 // 365} years"
 
 
-def parse_duration(text: str) -> int:
-    """Go's duration notation in nanoseconds; ValueError with Go's words otherwise."""
-    body, sign = text, 1
-    if body[:1] in ("+", "-"):
-        sign = -1 if body[0] == "-" else 1
-        body = body[1:]
-    if body == "0":
-        return 0
-    position, total = 0, 0.0
-    while position < len(body):
-        match = _DURATION_PART.match(body, position)
-        if match is None:
-            missing = body and re.fullmatch(r"[\d.]+", body)
-            words = "missing unit in duration" if missing else "invalid duration"
-            raise ValueError(f'time: {words} "{text}"')
-        total += float(match[1]) * _NANOSECONDS[match[2]]
-        position = match.end()
-    if not body:
-        raise ValueError(f'time: invalid duration "{text}"')
-    return sign * int(total)
-
-
-def format_duration(nanoseconds: int) -> str:
-    """A duration in Go's notation: ``1h30m0s``, ``1.5s``, ``250ms``, ``0s``."""
-    if nanoseconds == 0:
-        return "0s"
-    sign, left = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
-    if left < 1_000_000_000:
-        for unit in ("ms", "µs", "ns"):
-            if left >= _NANOSECONDS[unit]:
-                return sign + _decimal(left, _NANOSECONDS[unit]) + unit
-    hours, left = divmod(left, _NANOSECONDS["h"])
-    minutes, left = divmod(left, _NANOSECONDS["m"])
-    text = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
-    return f"{sign}{text}{_decimal(left, _NANOSECONDS['s'])}s"
-
-
-def _decimal(value: int, unit: int) -> str:
-    whole, rest = divmod(value, unit)
-    if rest == 0:
-        return str(whole)
-    return f"{whole}." + str(rest).rjust(len(str(unit)) - 1, "0").rstrip("0")
-
-
 def api_timestamp(text: str, now: float | None = None) -> str:
     """``--since`` and ``--until`` for the API: a moment, or a duration before now.
 
@@ -139,7 +86,7 @@ def api_timestamp(text: str, now: float | None = None) -> str:
         # As Docker has it, "0" is the beginning of all time, though it is a duration, too.
         return text
     try:
-        ago = parse_duration(text)
+        ago = durations.parse(text)
     except ValueError:
         pass
     else:

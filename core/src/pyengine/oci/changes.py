@@ -13,15 +13,13 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pyengine import durations
 from pyengine.engine.model import ContainerConfig, HealthConfig
 from pyengine.errors import InvalidParameter
 
 DEFAULT_SHELL = ["/bin/sh", "-c"]
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::([-+])([^}]*))?\})")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9,
-          "h": 3600 * 10**9}  # fmt: skip
 _SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9+-]*|\d+")
 
 
@@ -264,10 +262,11 @@ def _healthcheck(config: ContainerConfig, text: str) -> None:
 
 
 def _duration(flag: str, text: str) -> int:
-    if not text or _DURATION.sub("", text):
-        raise InvalidParameter(f'time: invalid duration "{text}"', f"--{flag}")
-    ns = int(sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text)))
-    if 0 < ns < 10**6:
+    try:
+        ns = durations.parse(text)
+    except ValueError as error:
+        raise InvalidParameter(str(error), f"--{flag}") from None
+    if ns != 0 and ns < 10**6:
         raise InvalidParameter(f'Interval "{flag}" cannot be less than 1ms')
     return ns
 

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from pyengine import timestamps
+from pyengine import durations, timestamps
 from pyengine.engine.containers.execs import Execs
 from pyengine.engine.containers.health import (
     NOTHING,
@@ -143,7 +143,7 @@ class HealthChecks:
             return _result(began, code, _shown(output))
         except TimeoutError:
             _end_group(pidfd, self._execs.get(run).pid)
-            text = f"Health check exceeded timeout ({_duration(timeout)})"
+            text = f"Health check exceeded timeout ({durations.render(int(timeout * 1e9))})"
             return _result(began, NO_ANSWER, f"{text}: {_shown(output)}" if output else text)
         finally:
             reading.cancel()
@@ -242,11 +242,3 @@ async def _read(sock: object, output: bytearray) -> None:
 def _shown(output: bytearray) -> str:
     text = bytes(output[:MOST_OUTPUT]).decode(errors="replace")
     return f"{text}..." if len(output) > MOST_OUTPUT else text
-
-
-def _duration(seconds: float) -> str:
-    """As Go shows it: 30s, 1m0s, 500ms."""
-    if seconds < 1:
-        return f"{seconds * 1000:g}ms"
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)}m{rest:g}s" if minutes else f"{rest:g}s"

@@ -103,8 +103,7 @@ class LogChoices:
         if not found:
             raise Unavailable(
                 f"no log driver that keeps {'a log' if readable else 'none'} is installed",
-                help="pip install "
-                + ("pyengine-log-json-file" if readable else "pyengine-log-none"),
+                help="install a package that provides one: pyengine drivers lists what there is",
             )
         return max(found, key=lambda driver: driver.priority)
 

@@ -54,9 +54,6 @@ class TestOverUnixDatagrams(Suite):
         with Datagrams(path=tmp_path / "log") as server:
             yield reached(server, "unixgram", **{"syslog-format": "rfc5424"})
 
-    def test_a_collector_that_is_silent(self) -> None:  # type: ignore[override]
-        pytest.skip("its thread is in a read, and takes one more")
-
 
 class TestOverUdp(Suite):
     notices_loss = False

@@ -60,7 +60,8 @@ class Collector:
             self._server.listen()
         else:
             self._server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +74,8 @@ class Collector:
         self._stopped = True
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
+        # A socket lives as long as somebody is in a call with it, whoever has closed it.
+        self._thread.join(2.0)
         self._server.close()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
@@ -100,7 +103,7 @@ class Collector:
 
     def listen(self, sock: socket.socket) -> None:
         """Take datagrams until ``sock`` is shut down, which then has one of no bytes."""
-        while datagram := sock.recv(1 << 20):
+        while datagram := self.receive(sock):
             self.take(datagram)
 
     def _serve(self) -> None:

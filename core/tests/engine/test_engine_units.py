@@ -10,6 +10,7 @@ import pytest
 
 from pyengine.engine import names
 from pyengine.engine.containers import resolv
+from pyengine.engine.containers.merging import merge_image
 from pyengine.engine.containers.mounts import (
     check_sources,
     from_mount,
@@ -18,7 +19,6 @@ from pyengine.engine.containers.mounts import (
     tmpfs_options,
 )
 from pyengine.engine.containers.processes import parse, top
-from pyengine.engine.containers.service import merge_image
 from pyengine.engine.filters import select
 from pyengine.engine.model import (
     BindOptions,

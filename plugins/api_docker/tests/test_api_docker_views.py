@@ -20,7 +20,7 @@ from pyengine.engine.model import (
     State,
     Status,
 )
-from pyengine.engine.networks.service import EndpointView, Network
+from pyengine.engine.networks.records import EndpointView, Network
 from pyengine_api_docker import durations, objects, views
 
 NOW = timestamps.parse("2026-11-23T12:00:00Z") / 1e9

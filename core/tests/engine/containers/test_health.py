@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pyengine.engine.containers.health import RESULTS, command, judge, on_unhealthy
-from pyengine.engine.containers.service import merge_image
+from pyengine.engine.containers.merging import merge_image
 from pyengine.engine.model import (
     Container,
     ContainerConfig,

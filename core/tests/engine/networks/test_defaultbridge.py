@@ -10,7 +10,7 @@ import pytest
 from pyengine.config import AddressPool, Config
 from pyengine.engine.networks import defaultbridge
 from pyengine.engine.networks.defaultbridge import asked
-from pyengine.engine.networks.service import IpamConfig, NetworkRequest
+from pyengine.engine.networks.records import IpamConfig, NetworkRequest
 from pyengine.errors import ConfigError
 
 NAME = "com.docker.network.bridge.name"

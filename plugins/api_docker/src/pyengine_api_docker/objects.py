@@ -10,7 +10,7 @@ from pyengine.contracts.ipam import Pool
 from pyengine.contracts.volume import VolumeRecord
 from pyengine.engine.images.records import Image
 from pyengine.engine.model import ContainerConfig, Exec
-from pyengine.engine.networks.service import EndpointView, Network
+from pyengine.engine.networks.records import EndpointView, Network
 from pyengine_api_docker import views
 
 Body = dict[str, Any]

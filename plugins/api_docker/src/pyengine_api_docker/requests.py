@@ -11,7 +11,7 @@ from pyengine.engine.model import (
     NetworkingConfig,
     Wire,
 )
-from pyengine.engine.networks.service import IpamConfig
+from pyengine.engine.networks.records import IpamConfig
 
 
 class CreateContainer(ContainerConfig):

@@ -28,7 +28,7 @@ from pyengine.engine.model import (
     State,
     Status,
 )
-from pyengine.engine.networks.service import clear
+from pyengine.engine.networks.records import clear
 from pyengine_api_docker.durations import human
 
 Body = dict[str, Any]

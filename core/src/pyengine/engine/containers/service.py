@@ -26,6 +26,7 @@ from pyengine.engine.containers.bundle import Bundles, check_tmpfs
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes, signal_number
 from pyengine.engine.containers.logchoice import LogChoices, names_of
 from pyengine.engine.containers.logs import follow_log
+from pyengine.engine.containers.merging import merge_image
 from pyengine.engine.containers.populate import populate
 from pyengine.engine.containers.processes import top
 from pyengine.engine.containers.registry import TABLE, Live, Registry
@@ -58,7 +59,6 @@ from pyengine.errors import (
     Forbidden,
     InvalidParameter,
     NotFound,
-    NotModified,
     Unsupported,
 )
 from pyengine.hooks.manager import Hooks
@@ -647,39 +647,6 @@ class Containers:
             return ""
 
 
-def merge_image(config: ContainerConfig, image: ContainerConfig) -> None:
-    """Fill in what the request left open from the image's configuration, as Docker merges them."""
-    if not config.user:
-        config.user = image.user
-    if not config.working_dir:
-        config.working_dir = image.working_dir
-    if not config.stop_signal:
-        config.stop_signal = image.stop_signal
-    if config.stop_timeout is None:
-        config.stop_timeout = image.stop_timeout
-    if config.shell is None:
-        config.shell = image.shell
-    if config.healthcheck is None:
-        config.healthcheck = image.healthcheck
-    elif image.healthcheck is not None:
-        for field in config.healthcheck.__struct_fields__:
-            if not getattr(config.healthcheck, field):
-                setattr(config.healthcheck, field, getattr(image.healthcheck, field))
-    if config.entrypoint is None or config.entrypoint == [""]:
-        cleared = config.entrypoint == [""]
-        if config.cmd is None and not cleared:
-            config.cmd = image.cmd
-        config.entrypoint = None if cleared else image.entrypoint
-    names_set = {item.partition("=")[0] for item in config.env or []}
-    inherited = [i for i in image.env or [] if i.partition("=")[0] not in names_set]
-    config.env = [*(config.env or []), *inherited]
-    config.labels = {**(image.labels or {}), **(config.labels or {})}
-    if image.exposed_ports:
-        config.exposed_ports = {**image.exposed_ports, **(config.exposed_ports or {})}
-    if image.volumes:
-        config.volumes = {**image.volumes, **(config.volumes or {})}
-
-
 def _check_platform(ref: str, image: Image, wanted: Platform) -> None:
     """``NotFound``, so that clients pull the one that is wanted."""
     if not platforms.runs(image.platform, wanted):
@@ -693,9 +660,6 @@ def _creates(point: Any) -> bool:
     """A bind of ``-v``: its source is made when the container starts, if it is missing then."""
     options = point.spec.bind_options if point.spec else None
     return bool(options and options.create_mountpoint)
-
-
-__all__ = ["Containers", "NotModified", "merge_image"]
 
 
 def _volume_driver(point: MountPoint) -> str:

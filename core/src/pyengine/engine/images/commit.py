@@ -15,8 +15,8 @@ from pyengine.contracts.base import Kind
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes
+from pyengine.engine.containers.merging import merge_image
 from pyengine.engine.containers.registry import Live, Registry
-from pyengine.engine.containers.service import merge_image
 from pyengine.engine.events import Events
 from pyengine.engine.images.content import Lease
 from pyengine.engine.images.making import NewLayer, make_layer, make_manifest

@@ -13,7 +13,7 @@ import msgspec
 
 from pyengine.config import Config
 from pyengine.contracts.base import Kind
-from pyengine.engine.networks.service import (
+from pyengine.engine.networks.records import (
     GATEWAY_V4,
     GATEWAY_V6,
     IpamConfig,

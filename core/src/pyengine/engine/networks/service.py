@@ -10,11 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import socket
-import struct
 from collections.abc import Callable, Mapping, Sequence
-
-import msgspec
 
 from pyengine import timestamps
 from pyengine.contracts.base import Kind
@@ -30,8 +26,6 @@ from pyengine.contracts.network import (
     EndpointRecord,
     NetworkCapability,
     NetworkDriver,
-    NetworkRecord,
-    Subnet,
 )
 from pyengine.drivers import Drivers
 from pyengine.engine.calls import DriverCalls
@@ -39,6 +33,15 @@ from pyengine.engine.events import Events
 from pyengine.engine.model import PREDEFINED, Container, EndpointSettings
 from pyengine.engine.names import new_id
 from pyengine.engine.networks.firewall import Firewall
+from pyengine.engine.networks.records import (
+    GATEWAY_V4,
+    GATEWAY_V6,
+    EndpointView,
+    IpamConfig,
+    Network,
+    NetworkRequest,
+    clear,
+)
 from pyengine.engine.prune import PruneFilters, Turn
 from pyengine.errors import (
     Conflict,
@@ -48,87 +51,16 @@ from pyengine.errors import (
     NotFound,
 )
 from pyengine.hooks.manager import Hooks
+from pyengine.linux.routes import host_routes
 from pyengine.state.database import Database, Delete, Put
 
 log = logging.getLogger(__name__)
 
 TABLE = "networks"
-#: Auxiliary addresses of these names are where containers send what goes elsewhere; without them
-#: it is the bridge.
-GATEWAY_V4, GATEWAY_V6 = "DefaultGatewayIPv4", "DefaultGatewayIPv6"
 FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
 
 Filters = Mapping[str, Sequence[str]]
 Lines = list[str]
-
-
-class Network(msgspec.Struct, kw_only=True):
-    """A network's record. ``asked``: what the default bridge was made from (a text to compare)."""
-
-    id: str
-    name: str
-    driver: str
-    created: str
-    ipam_driver: str = ""
-    ipam_options: dict[str, str] | None = None
-    pools: list[Pool] = []
-    ipv4: bool = True
-    ipv6: bool = False
-    internal: bool = False
-    attachable: bool = False
-    options: dict[str, str] = {}
-    labels: dict[str, str] = {}
-    predefined: bool = False
-    asked: str = ""
-
-    def record(self) -> NetworkRecord:
-        """The part that a network driver is told."""
-        return NetworkRecord(
-            id=self.id,
-            name=self.name,
-            driver=self.driver,
-            subnets=[Subnet(pool.subnet, pool.gateway) for pool in self.pools],
-            internal=self.internal,
-            ipv6=self.ipv6,
-            predefined=self.predefined,
-            options=self.options,
-        )
-
-
-class IpamConfig(msgspec.Struct, rename="pascal", kw_only=True):
-    """An entry of ``IPAM.Config`` of ``POST /networks/create``."""
-
-    subnet: str = ""
-    ip_range: str = msgspec.field(name="IPRange", default="")
-    gateway: str = ""
-    auxiliary_addresses: dict[str, str] | None = None
-
-
-class NetworkRequest(msgspec.Struct, kw_only=True):
-    """What a new network shall be. ``interface``: a bridge of the host that is this network's
-    already, with its addresses."""
-
-    name: str
-    driver: str = ""
-    internal: bool = False
-    attachable: bool = False
-    ipv6: bool = False
-    ipam_driver: str = ""
-    ipam_options: dict[str, str] | None = None
-    ipam: list[IpamConfig] = []
-    options: dict[str, str] = {}
-    labels: dict[str, str] = {}
-    interface: str = ""
-
-
-class EndpointView(msgspec.Struct):
-    """A container's line in ``docker network inspect``."""
-
-    name: str
-    endpoint_id: str
-    mac: str
-    ipv4: str
-    ipv6: str
 
 
 class Networks:
@@ -710,33 +642,6 @@ class Networks:
             if not hit:
                 return False
         return True
-
-
-def clear(settings: EndpointSettings) -> None:
-    """Forget an endpoint: what was asked for stays (aliases, addresses wished for)."""
-    settings.endpoint_id = ""
-    settings.gateway = settings.ipv6_gateway = ""
-    settings.ip_address = settings.global_ipv6_address = ""
-    settings.ip_prefix_len = settings.global_ipv6_prefix_len = 0
-    settings.mac_address = ""
-    settings.dns_names = None
-
-
-def host_routes(but: str = "") -> list[str]:
-    """IPv4 networks that the host routes to, without the default route and those of the interface
-    ``but`` (proc(5), net/route)."""
-    routes = []
-    with open("/proc/net/route") as table:
-        for line in list(table)[1:]:
-            words = line.split()
-            if words[0] == but:
-                continue
-            destination = socket.inet_ntoa(struct.pack("<L", int(words[1], 16)))
-            mask = socket.inet_ntoa(struct.pack("<L", int(words[7], 16)))
-            network = ipaddress.ip_network(f"{destination}/{mask}")
-            if network.prefixlen:
-                routes.append(str(network))
-    return routes
 
 
 def _attributes(network: Network) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from pyengine.engine.model import EndpointSettings
-from pyengine.engine.networks.service import NetworkRequest
+from pyengine.engine.networks.records import NetworkRequest
 from pyengine.errors import InvalidParameter, NotFound, Unsupported
 from pyengine_api_docker import objects, requests
 from pyengine_api_docker.http import Call, empty, json

@@ -1,0 +1,92 @@
+"""What is known of a network: its record, what was asked for, and a container's line in it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pyengine.contracts.ipam import Pool
+from pyengine.contracts.network import NetworkRecord, Subnet
+from pyengine.engine.model import EndpointSettings
+
+#: Auxiliary addresses of these names are where containers send what goes elsewhere; without them
+#: it is the bridge.
+GATEWAY_V4, GATEWAY_V6 = "DefaultGatewayIPv4", "DefaultGatewayIPv6"
+
+
+class Network(msgspec.Struct, kw_only=True):
+    """A network's record. ``asked``: what the default bridge was made from (a text to compare)."""
+
+    id: str
+    name: str
+    driver: str
+    created: str
+    ipam_driver: str = ""
+    ipam_options: dict[str, str] | None = None
+    pools: list[Pool] = []
+    ipv4: bool = True
+    ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    predefined: bool = False
+    asked: str = ""
+
+    def record(self) -> NetworkRecord:
+        """The part that a network driver is told."""
+        return NetworkRecord(
+            id=self.id,
+            name=self.name,
+            driver=self.driver,
+            subnets=[Subnet(pool.subnet, pool.gateway) for pool in self.pools],
+            internal=self.internal,
+            ipv6=self.ipv6,
+            predefined=self.predefined,
+            options=self.options,
+        )
+
+
+class IpamConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    """An entry of ``IPAM.Config`` of ``POST /networks/create``."""
+
+    subnet: str = ""
+    ip_range: str = msgspec.field(name="IPRange", default="")
+    gateway: str = ""
+    auxiliary_addresses: dict[str, str] | None = None
+
+
+class NetworkRequest(msgspec.Struct, kw_only=True):
+    """What a new network shall be. ``interface``: a bridge of the host that is this network's
+    already, with its addresses."""
+
+    name: str
+    driver: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ipv6: bool = False
+    ipam_driver: str = ""
+    ipam_options: dict[str, str] | None = None
+    ipam: list[IpamConfig] = []
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    interface: str = ""
+
+
+class EndpointView(msgspec.Struct):
+    """A container's line in ``docker network inspect``."""
+
+    name: str
+    endpoint_id: str
+    mac: str
+    ipv4: str
+    ipv6: str
+
+
+def clear(settings: EndpointSettings) -> None:
+    """Forget an endpoint: what was asked for stays (aliases, addresses wished for)."""
+    settings.endpoint_id = ""
+    settings.gateway = settings.ipv6_gateway = ""
+    settings.ip_address = settings.global_ipv6_address = ""
+    settings.ip_prefix_len = settings.global_ipv6_prefix_len = 0
+    settings.mac_address = ""
+    settings.dns_names = None

@@ -155,7 +155,7 @@ async def test_many_answers_come_by_tcp() -> None:
 
 
 async def test_the_next_server_when_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    monkeypatch.setattr(module, "PATIENCE", 1.0)
     bad = (silent, says("", RCODE.SERVFAIL), says("", RCODE.REFUSED))
     for behave in bad:
         async with serving(behave, says("192.0.2.7")) as (answers, _):

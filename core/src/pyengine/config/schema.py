@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import msgspec
@@ -13,6 +14,9 @@ def schema() -> dict[str, Any]:
     """JSON Schema 2020-12: what :func:`pyengine.config.load` takes, but for what only a look at
     this host can tell."""
     described = msgspec.json.schema(Config)
+    # As written in the source, or without its indentation: msgspec's releases differ.
+    for definition in described["$defs"].values():
+        definition["description"] = inspect.cleandoc(definition.get("description", ""))
     top = described["$defs"].pop("Config")
     for key, reason in WITHOUT_EFFECT.items():
         top["properties"][key] = {"description": f"changes nothing: {reason}"}

@@ -74,6 +74,7 @@ def test_kill(docker: Docker) -> None:
     assert docker.out("wait", name) == "3"
     docker.fails("kill", name, code=1, says="is not running")
     docker.fails("kill", "-s", "NONESUCH", name, code=1, says="invalid signal: NONESUCH")
+    docker.fails("kill", "-s", "0", name, code=1, says="invalid signal: 0")
     docker("start", name)
     ready(docker, name)
     docker("kill", name)

@@ -231,6 +231,7 @@ def test_values_that_are_wrong(tmp_path: Path, values: Any, problem: str) -> Non
         {"bip": "10.0.0.0/31"},
         {"fixed-cidr": "10.0.0.7/24"},
         {"hosts": ["unix:///x", "tcp://", "tcp://host", "tcp://[::1]:2375", "tcp://:1", "fd://"]},
+        {"hosts": ["0.0.0.0:2375", "[::1]:2375", ":2375", "localhost"]},
         {"labels": ["a=b", "a=b", "c="]},
         {"default-ulimits": {"core": {"Soft": -1, "Hard": -1}, "cpu": {"Soft": 1, "Hard": -1}}},
         {"default-shm-size": "1g"},

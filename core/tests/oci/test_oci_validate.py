@@ -177,6 +177,7 @@ def test_what_the_host_cannot_do_is_taken_away_and_told() -> None:
         ({}, {"shm_size": -1}, "SHM size can not be less than 0"),
         ({}, {"oom_score_adj": 1001}, "range for oom score adj is [-1000, 1000]"),
         ({}, {"tmpfs": {"tmp": ""}}, "mount path must be absolute"),
+        ({}, {"tmpfs": {"//": ""}}, "destination can't be '/'"),
         ({}, {"tmpfs": {"/tmp": "sise=1m"}}, 'invalid tmpfs option "sise"'),
         ({}, {"security_opt": ["weird"]}, 'invalid --security-opt 1: "weird"'),
         ({}, {"annotations": {"": "x"}}, "the empty string is not permitted"),

@@ -77,6 +77,7 @@ def test_this_machine_prefers_the_highest_level_that_it_has() -> None:
         ("aarch64", ("linux", "arm64", "")),
         ("windows/x86_64", ("windows", "amd64", "")),
         ("beos/z80", ("beos", "z80", "")),
+        ("macos/arm64", ("darwin", "arm64", "")),
     ],
 )
 def test_names_of_platforms(text: str, platform: tuple[str, str, str]) -> None:
@@ -90,7 +91,7 @@ def test_names_of_platforms(text: str, platform: tuple[str, str, str]) -> None:
         ("nonsense", '"nonsense": unknown operating system or architecture: invalid argument'),
         ("linux/a/b/c", '"linux/a/b/c": cannot parse platform specifier: invalid argument'),
         ("linux/", '"" is an invalid component of "linux/": .*: invalid argument'),
-        ("a!/b", '"a!" is an invalid component of "a!/b": .*: invalid argument'),
+        ("a!/b", '"a!" is an invalid OS component of "a!/b": .*: invalid argument'),
     ],
 )
 def test_what_is_no_platform(text: str, message: str) -> None:

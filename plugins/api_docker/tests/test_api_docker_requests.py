@@ -75,6 +75,19 @@ async def test_a_bug_is_logged_and_hidden(client: Any, caplog: Any) -> None:
         (b"{", "invalid JSON: unexpected EOF"),
         (b"", "invalid JSON: got EOF while reading request body"),
         (b"{} x", "unexpected content after JSON"),
+        (
+            b"{'a': 1}",
+            r"invalid JSON: invalid character '\'' looking for beginning of object key string",
+        ),
+        (
+            b'{"a": 1,}',
+            "invalid JSON: invalid character '}' looking for beginning of object key string",
+        ),
+        (b'{"a" 1}', "invalid JSON: invalid character '1' after object key"),
+        (b'{"a": 1 "b"}', "invalid JSON: invalid character '\"' after object key:value pair"),
+        (b'{"a": [1 2]}', "invalid JSON: invalid character '2' after array element"),
+        (b'{"a": x}', "invalid JSON: invalid character 'x' looking for beginning of value"),
+        (b"x", "invalid JSON: invalid character 'x' looking for beginning of value"),
         (b"{}", "config cannot be empty in order to create a container"),
         (b"null", "config cannot be empty in order to create a container"),
         (
@@ -123,6 +136,22 @@ async def test_bodies_as_docker_py_sends_them(client: Any) -> None:
     assert host.network_mode == "bridge"
     assert [b.host_port for b in host.port_bindings["80/tcp"]] == [""]
     assert list(networking.endpoints_config) == ["bridge"]
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("w=1", 'height "": invalid syntax'),
+        ("h=1&w=", 'width "": invalid syntax'),
+        ("h=x&w=1", 'height "x": invalid syntax'),
+        ("h=1&w=-100", 'width "-100": value out of range'),
+        ("h=4294967296&w=1", 'height "4294967296": value out of range'),
+    ],
+)
+@pytest.mark.parametrize("what", ["containers/a1", f"exec/{'e' * 64}"])
+async def test_sizes_that_no_terminal_has(client: Any, what: str, query: str, problem: str) -> None:
+    answer = await client.ask("POST", f"/{what}/resize?{query}")
+    assert (answer.status, answer.message) == (400, f"invalid resize {problem}")
 
 
 async def test_old_clients_have_old_defaults(client: Any) -> None:

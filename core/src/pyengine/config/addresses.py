@@ -36,8 +36,9 @@ def endpoint(text: str) -> str:
 
 
 def host(text: str) -> str:
-    """What ``-H`` takes: ``unix://PATH``, ``tcp://[HOST][:PORT]``, ``fd://[N]``."""
-    scheme, separator, rest = text.partition("://")
+    """What ``-H`` takes: ``unix://PATH``, ``tcp://[HOST][:PORT]``, ``fd://[N]``, and ``HOST:PORT``
+    for the second."""
+    scheme, separator, rest = with_scheme(text).partition("://")
     if not separator or scheme not in SCHEMES:
         known = ", ".join(f"{one}://" for one in SCHEMES)
         return f"{text!r} begins with none of {known}{nearest(scheme, SCHEMES)}"
@@ -49,6 +50,12 @@ def host(text: str) -> str:
     if scheme == "tcp" and colon and "]" not in port and port and not _is_port(port):
         return _wants_port(text)
     return "" if scheme != "tcp" or "/" not in name + port else f"{text!r} has a path"
+
+
+def with_scheme(text: str) -> str:
+    """``tcp://`` before what names a host without saying how it is spoken to, as for dockerd."""
+    bare = text and "/" not in text and text.partition(":")[0] not in SCHEMES
+    return f"tcp://{text}" if bare else text
 
 
 def bridge_address(text: str) -> str:

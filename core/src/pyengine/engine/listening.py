@@ -17,6 +17,7 @@ import stat
 from pathlib import Path
 
 from pyengine.config import DEFAULT_SOCKET, Config
+from pyengine.config.addresses import with_scheme
 from pyengine.errors import ConfigError, Unavailable
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,9 @@ def listen_unix(path: Path, group: str, replace: bool = False) -> socket.socket:
 
 
 def _with_port(address: str, config: Config) -> str:
-    """``tcp://``, ``tcp://HOST`` and ``tcp://HOST:`` mean Docker's port."""
+    """``tcp://``, ``tcp://HOST`` and ``tcp://HOST:`` mean Docker's port; a bare ``HOST:PORT`` is
+    meant for TCP."""
+    address = with_scheme(address)
     scheme, separator, rest = address.partition("://")
     if scheme != "tcp":
         return address

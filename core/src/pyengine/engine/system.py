@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyengine import __version__, timestamps
 from pyengine.config import API_VERSION, Config
+from pyengine.config.addresses import with_scheme
 from pyengine.contracts.base import Kind
 from pyengine.contracts.security import SecurityPlugin
 from pyengine.contracts.storage import StorageDriver
@@ -64,12 +65,7 @@ class System:
         self._warnings = warnings
         self._registries = registries
         self._runtimes = runtimes
-        self._exposed = [
-            f"WARNING: the API is accessible on http://{host.removeprefix('tcp://')} without "
-            "encryption: who reaches it is root on this host"
-            for host in config.hosts
-            if host.startswith("tcp://") and not (config.tls or config.tlsverify)
-        ]
+        self._exposed = _exposed(config)
         self._os = _os_release()
 
     def version(self) -> dict[str, Any]:
@@ -242,6 +238,19 @@ class System:
         if self._facts.cgroup_namespaces and self._facts.cgroup_v2:
             options.append("name=cgroupns")
         return options
+
+
+def _exposed(config: Config) -> list[str]:
+    """Warnings for addresses at which anybody is served."""
+    if config.tlsverify:
+        return []
+    scheme, lacks = ("https", "TLS client verification") if config.tls else ("http", "encryption")
+    return [
+        f"WARNING: API is accessible on {scheme}://{address.removeprefix('tcp://')} without "
+        f"{lacks}. Access to the remote API is equivalent to root access on the host."
+        for address in map(with_scheme, config.hosts)
+        if address.startswith("tcp://")
+    ]
 
 
 def _architecture() -> str:

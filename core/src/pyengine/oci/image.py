@@ -90,12 +90,13 @@ def parse_platform(text: str) -> Platform:
     parts = text.lower().split("/")
     if len(parts) > 3:
         raise InvalidParameter(f'"{text}": cannot parse platform specifier: invalid argument')
-    for part in parts:
+    for kind, part in zip(("OS component", "component", "component"), parts, strict=False):
         if not re.fullmatch(r"[a-z0-9_.-]+", part):
             raise InvalidParameter(
-                f'"{part}" is an invalid component of "{text}": platform specifier component must '
+                f'"{part}" is an invalid {kind} of "{text}": platform specifier component must '
                 'match "^[A-Za-z0-9_.-]+$": invalid argument'
             )
+    parts[0] = "darwin" if parts[0] == "macos" else parts[0]
     if len(parts) == 1:
         mine = host_platform()
         if parts[0] in _SYSTEMS:

@@ -101,7 +101,7 @@ def check_settings(config: ContainerConfig, host: HostConfig) -> None:
             raise InvalidParameter(
                 f"invalid mount path: '{destination}' mount path must be absolute"
             )
-        if destination == "/":
+        if not destination.strip("/"):
             raise InvalidParameter("invalid specification: destination can't be '/'")
         tmpfs_options(options.split(","))
     security.parse(host.security_opt)

@@ -28,6 +28,7 @@ from core.tests.engine.images.images_world import (
     layout,
     saved,
 )
+from pyengine import timestamps
 from pyengine.engine.images.imports import import_address, import_image
 from pyengine.engine.images.load import load_images
 from pyengine.engine.images.making import Gzip
@@ -62,7 +63,6 @@ def members(data: bytes) -> dict[str, bytes]:
         for member in tar:
             body = tar.extractfile(member) if member.isfile() else None
             found[member.name] = body.read() if body else b""
-            assert member.mtime == 0
     return found
 
 
@@ -182,6 +182,19 @@ async def test_what_is_saved(world: World) -> None:
             await save(world, name)
     with pytest.raises(NotFound, match="no suitable export target found for platform linux/arm64"):
         await save(world, "app:1", platform=Platform(os="linux", architecture="arm64"))
+
+
+async def test_members_are_as_old_as_the_image(world: World) -> None:
+    id = await world.imported("a:1")
+    image = world.images.get(id)
+    with tarfile.open(fileobj=io.BytesIO(await save(world, "a:1"))) as tar:
+        times = {member.name: member.mtime for member in tar}
+    path = "blobs/sha256/{}".format
+    made = timestamps.parse(image.created) // 10**9
+    assert made > 0
+    assert times[path(id[7:])] == made
+    assert times["manifest.json"] == times[path(image.manifest[7:])] == 0
+    assert set(times.values()) == {0, made}
 
 
 async def test_what_is_being_saved_is_not_removed(world: World) -> None:

@@ -442,6 +442,8 @@ async def test_tag_moves_a_name(world: World) -> None:
     assert world.images.get(first).repo_tags == []
     with pytest.raises(InvalidParameter, match="digest"):
         await world.images.tag(first, reference.parse("a@sha256:" + "0" * 64))
+    with pytest.raises(InvalidParameter, match="ambiguous tag using digest algorithm as name"):
+        await world.images.tag(first, reference.parse("sha256:latest"))
     with pytest.raises(NotFound):
         await world.images.tag("nothing", reference.parse("a:2"))
 

@@ -25,6 +25,19 @@ WORDS = frozenset({"Cmd", "Entrypoint"})
 #: What JSON calls the types that msgspec names as Python does.
 _NAMES = {"str": "string", "int": "integer", "float": "number"}
 
+_MALFORMED = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)")
+
+#: Where a character is not as it should be: msgspec's words for it, and ``encoding/json``'s.
+_PLACES = {
+    "object keys must be strings": "looking for beginning of object key string",
+    "trailing comma in object": "looking for beginning of object key string",
+    "trailing comma in array": "looking for beginning of value",
+    "expected ':'": "after object key",
+    "expected ',' or '}'": "after object key:value pair",
+    "expected ',' or ']'": "after array element",
+    "invalid escape character in string": "in string escape code",
+}
+
 _MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
 
 
@@ -47,7 +60,7 @@ def decode(raw: bytes, type: type[T]) -> T:
             raise InvalidParameter("unexpected content after JSON") from error
         if "truncated" in text:
             text = "unexpected EOF"
-        raise InvalidParameter(f"invalid JSON: {text}") from error
+        raise InvalidParameter(f"invalid JSON: {_explain_syntax(raw, text)}") from error
     try:
         value = msgspec.json.decode(raw)
         return msgspec.convert({} if value is None else _adapt(value, type), type)
@@ -114,6 +127,22 @@ def _adapt(value: Any, type: Any) -> Any:
         words = name in WORDS and "entrypoint" in fields and isinstance(item, str)
         body[name] = [item] if words else _adapt(item, expected)
     return body
+
+
+def _explain_syntax(raw: bytes, text: str) -> str:
+    """msgspec's message about what is no JSON, in ``encoding/json``'s words where it has some."""
+    found = _MALFORMED.match(text)
+    if found is None:
+        return text
+    what, place = found[1], int(found[2])
+    where = _PLACES.get(what)
+    if what == "invalid character" and raw[:place].rstrip()[-1:] in (b"", b"[", b":", b","):
+        where = "looking for beginning of value"
+    if where is None or place >= len(raw):
+        return text
+    character = chr(raw[place])
+    shown = {"'": r"'\''", '"': "'\"'"}.get(character, f"'{character}'")
+    return f"invalid character {shown} {where}"
 
 
 def _explain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs
@@ -62,12 +63,14 @@ class Query:
         except ValueError as error:
             raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax') from error
 
-    def size(self, key: str) -> int:
-        """A terminal's height or width: required, not negative."""
-        value = self.integer(key)
-        if value is None or not 0 <= value < 1 << 16:
-            raise InvalidParameter(f'strconv.Atoi: parsing "{self[key]}": invalid syntax')
-        return value
+    def size(self, key: str, what: str) -> int:
+        """A terminal's height or width, as ``what`` says: required, and what a kernel can hold."""
+        text = self[key]
+        if not re.fullmatch(r"[+-]?[0-9]+", text):
+            raise InvalidParameter(f'invalid resize {what} "{text}": invalid syntax')
+        if not 0 <= int(text) < 1 << 16:
+            raise InvalidParameter(f'invalid resize {what} "{text}": value out of range')
+        return int(text)
 
     def time(self, key: str) -> int:
         """A time in ns since the epoch; 0 if absent."""

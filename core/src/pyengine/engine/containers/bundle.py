@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 from collections import Counter
@@ -397,14 +398,20 @@ class Bundles:
     def _inside(self, root: Path, subpath: str, user: str) -> str:
         """A path below ``root`` that no link leads out of, as one of our descriptors: whoever else
         has the volume may put a link there before the mount is made."""
+        inside = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS
         try:
             fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                found = syscalls.openat2(fd, subpath, os.O_PATH)
+                found = syscalls.openat2(fd, subpath, os.O_PATH, resolve=inside)
             finally:
                 os.close(fd)
         except OSError as error:
-            raise InvalidParameter(
+            if error.errno == errno.EXDEV:
+                raise InvalidParameter(
+                    "path concatenation escapes the base directory",
+                    f"base: {root}, subpath: {subpath}",
+                ) from error
+            raise NotFound(
                 f"cannot access path {root}/{subpath}",
                 f"lstat {root}/{subpath}: {(error.strerror or str(error)).lower()}",
             ) from error

@@ -18,7 +18,7 @@ from pyengine.engine.containers.service import Containers
 from pyengine.engine.events import Events
 from pyengine.engine.model import Exec, ExecConfig
 from pyengine.engine.names import new_id
-from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
+from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, StartError
 from pyengine.hooks.manager import Hooks
 from pyengine.oci import users
 from pyengine.oci.spec import process_for_exec
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: An exec that has ended can be inspected this long, in seconds (Docker keeps them five minutes).
 KEEP = 300.0
 
-#: The exit code of an exec that could not be started; dockerd's, even if the command is missing.
+#: The exit code of an exec that came to nothing before its command was looked for.
 NOT_STARTED = 126
 
 
@@ -82,7 +82,8 @@ class Execs:
     ) -> Attachment | None:
         """Run it: the client's streams, or None when detached.
 
-        A command that cannot be run raises ``StartError``, and leaves ``NOT_STARTED``.
+        A command that cannot be run raises ``StartError`` and leaves its exit code, as a shell
+        would; whatever else keeps it from being run leaves ``NOT_STARTED``.
         """
         run, live = self._find(exec_id)
         if run.running or run.exit_code is not None:
@@ -114,9 +115,9 @@ class Execs:
                 console_size=(width, height),
                 about=_about(config),
             )
-        except BaseException:
+        except BaseException as error:
             run.running = False
-            run.exit_code = NOT_STARTED
+            run.exit_code = error.exit_code if isinstance(error, StartError) else NOT_STARTED
             raise
         finally:
             asyncio.get_running_loop().call_later(KEEP, self._forget, run.id)

@@ -11,7 +11,7 @@ from pyengine.engine.containers.copyup import has_directory
 from pyengine.engine.model import Container, MountPoint
 from pyengine.engine.threads import on_thread
 from pyengine.engine.volumes import Volumes
-from pyengine.errors import InvalidParameter
+from pyengine.errors import InvalidParameter, NotFound
 
 
 async def populate(container: Container, bundles: Bundles, volumes: Volumes) -> None:
@@ -21,7 +21,7 @@ async def populate(container: Container, bundles: Bundles, volumes: Volumes) -> 
     volume is mounted only if there is something to go into it: its server may not answer.
     """
     points = [p for p in container.mounts if p.type == "volume" and not p.no_copy]
-    points = [p for p in points if not volumes.is_full(p.name)]
+    points = [p for p in points if _is_part(p) or not volumes.is_full(p.name)]
     if not points:
         return
     storage = bundles.storage(container)
@@ -55,6 +55,14 @@ async def _fill(
         try:
             source = (await bundles.resolve_mount(container, point, user)).source
             await volumes.fill(point.name, Path(source), rootfs, point.destination)
+        except NotFound:
+            continue  # a subpath that may yet be there when the container starts
         finally:
             bundles.launched(user)
             await volumes.unmount(point.name, container.id, user)
+
+
+def _is_part(point: MountPoint) -> bool:
+    """Whether a directory of the volume is meant, which may be empty beside full ones."""
+    options = point.spec and point.spec.volume_options
+    return bool(options and options.subpath)

@@ -7,7 +7,7 @@ give equal bytes.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from pyengine import timestamps
 from pyengine.archive.compression import CHUNK
 from pyengine.engine.images.records import Image
 from pyengine.engine.images.service import Images
@@ -30,12 +31,15 @@ _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 class Archive:
     """The members, in order: names, and bytes or the files that hold them."""
 
-    def __init__(self, members: Sequence[tuple[str, bytes | Path | None]]) -> None:
+    def __init__(
+        self, members: Sequence[tuple[str, bytes | Path | None]], times: Mapping[str, int]
+    ) -> None:
+        """``times``: names -> seconds since the epoch, which those without one have."""
         self._parts: list[bytes | Path] = []
         self.size = 0
         for name, body in members:
             size = body.stat().st_size if isinstance(body, Path) else len(body or b"")
-            self._add(_header(name, size, directory=body is None))
+            self._add(_header(name, size, times.get(name, 0), directory=body is None))
             if body:
                 self._parts.append(body)
                 self.size += size
@@ -115,6 +119,7 @@ def _find(images: Images, name: str) -> Iterator[tuple[str, list[Reference]]]:
 def _archive(images: Images, found: Sequence[Image], tags: Sequence[list[Reference]]) -> Archive:
     content = images.content
     blobs: dict[str, Path] = {}
+    times: dict[str, int] = {}
     items: list[dict[str, Any]] = []
     descriptors: list[dict[str, Any]] = []
     repositories: dict[str, dict[str, str]] = {}
@@ -129,6 +134,8 @@ def _archive(images: Images, found: Sequence[Image], tags: Sequence[list[Referen
                     help="pull or load the image again",
                 )
             blobs[digest] = content.path(digest)
+            if digest != image.manifest:
+                times[_path(digest)] = _seconds(image.created)
         described = {
             "mediaType": manifest.media_type,
             "digest": image.manifest,
@@ -163,16 +170,25 @@ def _archive(images: Images, found: Sequence[Image], tags: Sequence[list[Referen
     members.append(("oci-layout", _LAYOUT))
     if repositories:
         members.append(("repositories", msgspec.json.encode(repositories) + b"\n"))
-    return Archive(members)
+    return Archive(members, times)
 
 
 def _path(digest: str) -> str:
     return f"blobs/sha256/{digest[7:]}"
 
 
-def _header(name: str, size: int, *, directory: bool) -> bytes:
+def _seconds(created: str) -> int:
+    """What a member of a tar can hold of when an image was made; 0 for no time."""
+    try:
+        return max(0, timestamps.parse(created) // 10**9)
+    except ValueError:
+        return 0
+
+
+def _header(name: str, size: int, time: int, *, directory: bool) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
+    info.mtime = time
     info.mode = 0o755 if directory else 0o644
     info.type = tarfile.DIRTYPE if directory else tarfile.REGTYPE
     return info.tobuf(tarfile.GNU_FORMAT)

@@ -307,7 +307,7 @@ async def update(call: Call) -> web.StreamResponse:
 
 
 async def resize(call: Call) -> web.StreamResponse:
-    height, width = call.query.size("h"), call.query.size("w")
+    height, width = call.query.size("h", "height"), call.query.size("w", "width")
     await call.engine.containers.resize(call.name, width, height)
     return empty(200)
 

@@ -216,6 +216,7 @@ class Engine:
         self._defaults.devices.directories = config.cdi_directories()
         self._runtimes.reload(config.runtimes, config.default_runtime)
         self.lifecycle.stop_timeout = config.default_stop_timeout
+        self.networks.left = self.lifecycle.left
 
     async def close(self, *, stop_containers: bool) -> None:
         """End within ``shutdown-timeout`` seconds: containers in good order, or left running."""

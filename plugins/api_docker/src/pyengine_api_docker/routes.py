@@ -120,6 +120,7 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "POST /build": _read(build.build),
     "POST /build/prune": Endpoint(build.prune),
     "GET /networks": _read(networks.list_),
+    "GET /networks/": _read(networks.list_),
     "POST /networks/create": Endpoint(networks.create),
     "POST /networks/prune": Endpoint(networks.prune),
     "GET /networks/*": _read(networks.inspect),

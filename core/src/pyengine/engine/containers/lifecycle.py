@@ -13,7 +13,7 @@ import asyncio
 import logging
 import signal as signals
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -42,6 +42,9 @@ from pyengine.supervisor.records import ExitRecord, Step
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 10
+
+#: How long the removal of a network waits for a container that ended to be off it, in seconds.
+SETTLES_WITHIN = 5.0
 #: Restart policies: first delay, longest delay, and how long a run must last to start over
 #: (seconds; Docker's figures).
 BACKOFF_FIRST, BACKOFF_MOST, BACKOFF_RESET = 0.1, 60.0, 10.0
@@ -218,6 +221,14 @@ class Lifecycle:
         """Wait until nothing reaches a container that ended any more, and its ports are free."""
         if live.cleanup is not None and live.cleanup is not asyncio.current_task():
             await asyncio.shield(live.cleanup)
+
+    async def left(self, ids: Iterable[str]) -> None:
+        """Wait until those that have ended are off their networks."""
+        for live in [self._registry.live(id) for id in ids]:
+            if live.exited.is_set():
+                await self.settled(live)
+                if live.settling is not None:
+                    await asyncio.wait({live.settling}, timeout=SETTLES_WITHIN)
 
     # -- adoption ------------------------------------------------------------------------------
 
@@ -569,8 +580,8 @@ def attributes(record: Container) -> dict[str, str]:
 def signal_number(signal: str) -> int:
     """``SIGTERM``, ``TERM``, ``term``, ``15``, ``RTMIN+3``: a number, or ``InvalidParameter``."""
     text = signal.strip().upper()
-    if text.isdigit():
-        if 0 < int(text) <= signals.SIGRTMAX:
+    if text.isdigit() and int(text):
+        if int(text) <= signals.SIGRTMAX:
             return int(text)
         raise InvalidParameter(f"the linux daemon does not support signal {signal}")
     name = text.removeprefix("SIG")

@@ -66,7 +66,9 @@ def asked(wanted: NetworkRequest | None, config: Config) -> str:
     comes from one of them."""
     automatic = wanted is not None and not any(pool.subnet for pool in wanted.ipam)
     pools = config.choices().get(Kind.IPAM) if automatic else None
-    return msgspec.json.encode([wanted, pools and pools.options], order="sorted").decode()
+    fields = msgspec.structs.asdict(wanted).items() if wanted is not None else ()
+    given = {name: value for name, value in fields if value is not None} or None
+    return msgspec.json.encode([given, pools and pools.options], order="sorted").decode()
 
 
 def _pool(bip: str, part: str, name: str, gateway: str) -> IpamConfig:

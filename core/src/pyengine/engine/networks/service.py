@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from pyengine import timestamps
 from pyengine.contracts.base import Kind
@@ -32,6 +32,7 @@ from pyengine.engine.calls import DriverCalls
 from pyengine.engine.events import Events
 from pyengine.engine.model import PREDEFINED, Container, EndpointSettings
 from pyengine.engine.names import new_id
+from pyengine.engine.networks.filters import Filters, select
 from pyengine.engine.networks.firewall import Firewall
 from pyengine.engine.networks.records import (
     GATEWAY_V4,
@@ -40,6 +41,7 @@ from pyengine.engine.networks.records import (
     IpamConfig,
     Network,
     NetworkRequest,
+    choose_families,
     clear,
 )
 from pyengine.engine.prune import PruneFilters, Turn
@@ -57,14 +59,13 @@ from pyengine.state.database import Database, Delete, Put
 log = logging.getLogger(__name__)
 
 TABLE = "networks"
-FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
 
-Filters = Mapping[str, Sequence[str]]
 Lines = list[str]
 
 
 class Networks:
-    """The networks service. ``containers`` is given by the containers service: all of them."""
+    """The networks service. The containers service gives it ``containers``, all of them, and
+    ``left``, which waits until those that have ended are off their networks."""
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class Networks:
         self._pruning = Turn()
         self._heal: asyncio.Lock = asyncio.Lock()
         self.containers: Callable[[], Sequence[Container]] = lambda: []
+        self.left: Callable[[Iterable[str]], Awaitable[None]] = _nobody_leaves
         self.firewall = Firewall(drivers, calls)
 
     def attached(self, container: Container) -> dict[str, EndpointSettings]:
@@ -113,11 +115,7 @@ class Networks:
 
     def list(self, filters: Filters | None = None) -> Sequence[Network]:
         """Networks, oldest first. ``InvalidParameter`` for an unknown filter."""
-        for name in filters or {}:
-            if name not in FILTERS:
-                raise InvalidParameter(f"invalid filter '{name}'")
-        wanted = {name: values for name, values in (filters or {}).items() if values}
-        return [n for n in self._records.values() if self._matches(n, wanted)]
+        return select(self._records.values(), filters or {}, self.endpoints)
 
     def get(self, ref: str) -> Network:
         """By name, id, or unambiguous beginning of an id; ``NotFound`` in Docker's words."""
@@ -175,7 +173,8 @@ class Networks:
         return network, []
 
     async def remove(self, ref: str) -> None:
-        """``Forbidden`` for a predefined network, ``Conflict`` while endpoints are on it."""
+        """``Forbidden`` for a predefined network, and while endpoints are on it."""
+        await self.left(self.endpoints(self.get(ref).id))
         async with self._lock:
             network = self.get(ref)
             if network.predefined:
@@ -432,17 +431,18 @@ class Networks:
         driver = self._driver(name)
         if NetworkCapability.MULTIPLE not in driver.capabilities() and not predefined:
             raise Forbidden(f'only one instance of "{name}" network is allowed')
+        defaults = {} if predefined else self._driver_options.get(name, {})
+        ipv4, ipv6, options = choose_families(request, defaults)
         network = Network(
             id=id or new_id(),
             name=request.name,
             driver=name,
             created=timestamps.now(),
-            ipv6=request.ipv6,
+            ipv4=ipv4,
+            ipv6=ipv6,
             internal=request.internal,
             attachable=request.attachable,
-            options=request.options
-            if predefined
-            else {**self._driver_options.get(name, {}), **request.options},
+            options=options,
             labels=request.labels,
             predefined=predefined,
             asked=asked,
@@ -484,10 +484,10 @@ class Networks:
         ipam, calls = self._ipam(network)
         avoid = await asyncio.to_thread(host_routes, request.interface)
         avoid += [pool.subnet for n in self._records.values() for pool in n.pools]
-        wanted = list(request.ipam)
-        if not any(not _is_v6(item.subnet) for item in wanted):
+        wanted = [item for item in request.ipam if network.ipv4 or _is_v6(item.subnet)]
+        if network.ipv4 and not any(not _is_v6(item.subnet) for item in wanted):
             wanted.insert(0, IpamConfig())
-        if request.ipv6 and not any(_is_v6(item.subnet) for item in wanted):
+        if network.ipv6 and not any(_is_v6(item.subnet) for item in wanted):
             wanted.append(IpamConfig(subnet="v6"))
         try:
             for item in wanted:
@@ -617,31 +617,9 @@ class Networks:
         assert isinstance(driver, IpamDriver)
         return driver, self._calls(Kind.IPAM, network.ipam_driver)
 
-    def _matches(self, network: Network, filters: Filters) -> bool:
-        for name, values in filters.items():
-            match name:
-                case "name":
-                    hit = any(value in network.name for value in values)
-                case "id":
-                    hit = any(value in network.id for value in values)
-                case "driver":
-                    # Network none's driver is called null on the wire.
-                    hit = (network.driver if network.driver != "none" else "null") in values
-                case "scope":
-                    hit = "local" in values
-                case "type":
-                    hit = ("builtin" if network.predefined else "custom") in values
-                case "label":
-                    hit = all(
-                        network.labels.get(k) == v if equals else k in network.labels
-                        for k, equals, v in (value.partition("=") for value in values)
-                    )
-                case _:
-                    wanted = values[0].lower() in ("1", "true")
-                    hit = not network.predefined and wanted is (not self.endpoints(network.id))
-            if not hit:
-                return False
-        return True
+
+async def _nobody_leaves(ids: Iterable[str]) -> None:
+    """There are no containers yet."""
 
 
 def _attributes(network: Network) -> dict[str, str]:

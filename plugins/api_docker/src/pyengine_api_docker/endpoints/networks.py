@@ -46,8 +46,6 @@ async def create(call: Call) -> web.StreamResponse:
         raise Unsupported(f"networks of scope {body.scope!r} need a swarm, which pyengine has not")
     if body.ingress or body.config_only:
         raise Unsupported("ingress and config-only networks are not in this version of pyengine")
-    if body.enable_ipv4 is False and call.version >= 48:
-        raise Unsupported("networks without IPv4 are not in this version of pyengine")
     ipam = body.ipam or requests.Ipam()
     network, warnings = await call.engine.networks.create(
         NetworkRequest(
@@ -55,7 +53,8 @@ async def create(call: Call) -> web.StreamResponse:
             driver=body.driver,
             internal=body.internal,
             attachable=body.attachable,
-            ipv6=bool(body.enable_ipv6),
+            ipv4=body.enable_ipv4 if call.version >= 48 else None,
+            ipv6=body.enable_ipv6,
             ipam_driver=ipam.driver,
             ipam_options=ipam.options,
             ipam=ipam.config or [],

@@ -107,6 +107,8 @@ def test_sockets_are_left_out(tmp_path: Path) -> None:
 
 def test_a_tree_that_changes_is_packed_well_formed(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
+    outside = tmp_path.with_name(tmp_path.name + "-outside")
+    outside.write_text("root:")
     stop = threading.Event()
 
     def churn() -> None:
@@ -114,12 +116,13 @@ def test_a_tree_that_changes_is_packed_well_formed(tmp_path: Path) -> None:
         while not stop.is_set():
             number += 1
             path = tmp_path / "d" / f"f{number % 50}"
+            path.unlink(missing_ok=True)  # else it might be written through a link
             path.write_bytes(b"x" * (number * 977 % 200_000))
             if number % 3 == 0:
                 path.unlink()
             elif number % 5 == 0:
                 path.unlink()
-                path.symlink_to("/etc/passwd")
+                path.symlink_to(outside)
             elif number % 7 == 0:
                 path.unlink()
                 os.mkfifo(path)
@@ -139,6 +142,7 @@ def test_a_tree_that_changes_is_packed_well_formed(tmp_path: Path) -> None:
     finally:
         stop.set()
         thread.join()
+    assert outside.read_text() == "root:"
 
 
 def test_overlay_whiteouts_both_ways(tmp_path: Path) -> None:

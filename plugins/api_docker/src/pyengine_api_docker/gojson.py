@@ -16,27 +16,18 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from pyengine.errors import InvalidParameter
+from pyengine_api_docker import gosyntax
 
 T = TypeVar("T")
 
 #: Fields that Docker declares as a word or a list of words.
-WORDS = frozenset({"Cmd", "Entrypoint"})
+WORDS = frozenset({"Cmd", "Entrypoint", "Shell", "CapAdd", "CapDrop"})
+
+#: What Go's ``int64`` holds; Python's numbers know no end.
+_SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1
 
 #: What JSON calls the types that msgspec names as Python does.
 _NAMES = {"str": "string", "int": "integer", "float": "number"}
-
-_MALFORMED = re.compile(r"JSON is malformed: (.*) \(byte (\d+)\)")
-
-#: Where a character is not as it should be: msgspec's words for it, and ``encoding/json``'s.
-_PLACES = {
-    "object keys must be strings": "looking for beginning of object key string",
-    "trailing comma in object": "looking for beginning of object key string",
-    "trailing comma in array": "looking for beginning of value",
-    "expected ':'": "after object key",
-    "expected ',' or '}'": "after object key:value pair",
-    "expected ',' or ']'": "after array element",
-    "invalid escape character in string": "in string escape code",
-}
 
 _MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
 
@@ -50,22 +41,28 @@ def decode(raw: bytes, type: type[T]) -> T:
         raise InvalidParameter("invalid JSON: got EOF while reading request body")
     try:
         body: T = _decoder(cast(Any, type)).decode(raw)
-        if not _misspelt(raw, type):
+        if not _misspelt(raw, type) and not _LONG.search(raw):
             return body
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, RecursionError):
         pass
-    except msgspec.DecodeError as error:
-        text = str(error)
-        if "trailing characters" in text:
-            raise InvalidParameter("unexpected content after JSON") from error
-        if "truncated" in text:
-            text = "unexpected EOF"
-        raise InvalidParameter(f"invalid JSON: {_explain_syntax(raw, text)}") from error
     try:
-        value = msgspec.json.decode(raw)
-        return msgspec.convert({} if value is None else _adapt(value, type), type)
+        end = gosyntax.end_of_value(raw)
+        # what is no UTF-8 becomes U+FFFD, as in Go
+        value = msgspec.json.decode(raw[:end].decode(errors="replace"))
+        body = msgspec.convert({} if value is None else _adapt(value, type, ""), type)
     except msgspec.ValidationError as error:
         raise InvalidParameter(f"invalid JSON: {_explain(str(error))}") from error
+    except (gosyntax.Malformed, msgspec.DecodeError) as error:
+        raise InvalidParameter(f"invalid JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidParameter("invalid JSON: exceeded max depth") from error
+    if raw[end:].strip():
+        raise InvalidParameter("unexpected content after JSON")
+    return body
+
+
+#: A number that may be too long for an ``int64``.
+_LONG = re.compile(rb"\d{19}")
 
 
 @cache
@@ -105,16 +102,30 @@ def _names(type: Any) -> dict[bytes, bytes]:
     return found
 
 
-def _adapt(value: Any, type: Any) -> Any:
-    """``value`` without nulls that ``type`` has no room for, and under its exact names."""
+def _adapt(value: Any, type: Any, place: str) -> Any:
+    """``value`` without nulls that ``type`` has no room for, and under its exact names.
+
+    ``place``: the path of the field, for errors.
+    """
     if isinstance(type, types.UnionType) or typing.get_origin(type) is typing.Union:
         members = [member for member in typing.get_args(type) if member is not types.NoneType]
-        return _adapt(value, members[0]) if value is not None and len(members) == 1 else value
-    origin = typing.get_origin(type)
-    if origin is dict and isinstance(value, dict):
-        return {key: _adapt(item, typing.get_args(type)[1]) for key, item in value.items()}
-    if origin is list and isinstance(value, list):
-        return [_adapt(item, typing.get_args(type)[0]) for item in value]
+        if value is None or len(members) != 1:
+            return value
+        return _adapt(value, members[0], place)
+    origin = typing.get_origin(type) or type
+    if value is None:
+        # in a list or a map, where Go puts the zero value
+        return {} if isinstance(type, cast(Any, msgspec.StructMeta)) else _ZERO.get(origin)
+    if origin is int and isinstance(value, int) and not _SMALLEST <= value <= _LARGEST:
+        raise InvalidParameter(
+            f"invalid JSON: cannot unmarshal number {value} into field {place} of type int64"
+        )
+    if origin is dict and isinstance(value, dict) and typing.get_args(type):
+        inner = typing.get_args(type)[1]
+        return {key: _adapt(item, inner, f"{place}.{key}") for key, item in value.items()}
+    if origin is list and isinstance(value, list) and typing.get_args(type):
+        inner = typing.get_args(type)[0]
+        return [_adapt(item, inner, f"{place}[{n}]") for n, item in enumerate(value)]
     if not (isinstance(type, cast(Any, msgspec.StructMeta)) and isinstance(value, dict)):
         return value
     fields = _fields(type)
@@ -124,25 +135,15 @@ def _adapt(value: Any, type: Any) -> Any:
         if item is None or expected is None:
             continue
         # An exec's command is a list and nothing else; it has no entrypoint either.
-        words = name in WORDS and "entrypoint" in fields and isinstance(item, str)
-        body[name] = [item] if words else _adapt(item, expected)
+        words = (
+            name in WORDS and isinstance(item, str) and (name != "Cmd" or "entrypoint" in fields)
+        )
+        path = f"{place}.{name}" if place else name
+        body[name] = [item] if words else _adapt(item, expected, path)
     return body
 
 
-def _explain_syntax(raw: bytes, text: str) -> str:
-    """msgspec's message about what is no JSON, in ``encoding/json``'s words where it has some."""
-    found = _MALFORMED.match(text)
-    if found is None:
-        return text
-    what, place = found[1], int(found[2])
-    where = _PLACES.get(what)
-    if what == "invalid character" and raw[:place].rstrip()[-1:] in (b"", b"[", b":", b","):
-        where = "looking for beginning of value"
-    if where is None or place >= len(raw):
-        return text
-    character = chr(raw[place])
-    shown = {"'": r"'\''", '"': "'\"'"}.get(character, f"'{character}'")
-    return f"invalid character {shown} {where}"
+_ZERO: dict[Any, Any] = {str: "", int: 0, bool: False, float: 0.0, dict: {}, list: []}
 
 
 def _explain(text: str) -> str:

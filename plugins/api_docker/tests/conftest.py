@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +111,8 @@ class FakeContainers:
         self.attachments: list[FakeAttachment] = []
         self.waiting: asyncio.Future[tuple[int, str]] | None = None
         self.gate = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.ended.set()
 
     def list(self, **query: Any) -> list[Container]:
         self.calls.append(("list", query))
@@ -159,6 +161,9 @@ class FakeContainers:
         self.calls.append(("attach", ref, streams))
         self.attachments.append(FakeAttachment())
         return self.attachments[-1]
+
+    def ending(self, ref: str) -> Callable[[], Awaitable[object]]:
+        return self.ended.wait
 
     async def logs(self, ref: str, query: LogQuery, follow: bool) -> AsyncIterator[LogChunk]:
         self.calls.append(("logs", ref, query, follow))

@@ -472,6 +472,19 @@ async def test_websocket_attach(client: Any, make_container: Any) -> None:
     await asyncio.wait_for(far.closed, 5)
 
 
+async def test_the_end_of_the_output_is_told_when_the_exit_code_is_known(client: Any) -> None:
+    client.engine.containers.ended.clear()
+    reader, writer, _, far = await attach(client)
+    await asyncio.get_running_loop().sock_sendall(far.far, frame(1, b"x"))
+    far.far.close()
+    assert await asyncio.wait_for(reader.readexactly(9), 5) == frame(1, b"x")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), 0.2)
+    client.engine.containers.ended.set()
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
 async def test_stop_ends_what_lasts(client: Any, make_container: Any) -> None:
     """The daemon leaves at once though clients are attached, wait and listen."""
     interactive(client, make_container)

@@ -216,7 +216,6 @@ class Engine:
         self._defaults.devices.directories = config.cdi_directories()
         self._runtimes.reload(config.runtimes, config.default_runtime)
         self.lifecycle.stop_timeout = config.default_stop_timeout
-        self.networks.left = self.lifecycle.left
 
     async def close(self, *, stop_containers: bool) -> None:
         """End within ``shutdown-timeout`` seconds: containers in good order, or left running."""
@@ -480,6 +479,7 @@ class Engine:
             self._out_of_memory,
         )  # fmt: skip
         self.lifecycle.stop_timeout = config.default_stop_timeout
+        self.networks.left = self.lifecycle.left
         self.usage = DiskUsage(self.database, self._registry, self.volumes, self.drivers, bundles)
         self.events.inform(self.usage.heard)
         self._runtimes = runtimes = Runtimes(self.drivers, config.runtimes, config.default_runtime)

@@ -458,6 +458,17 @@ class Containers:
         self._events.emit("container", "attach", live.id, attributes(live.record))
         return pending
 
+    def ending(self, ref: str) -> Callable[[], Awaitable[None]]:
+        """A function that waits until the command has ended that runs now or is started next."""
+        live = self._registry.live(ref)
+        before = live.record.state.finished_at
+
+        async def ended() -> None:
+            if live.record.state.finished_at == before:
+                await live.exited.wait()
+
+        return ended
+
     def logs(self, ref: str, query: LogQuery, follow: bool) -> AsyncIterator[LogChunk]:
         """What the command wrote. ``follow``: go on until it ends."""
         live = self._registry.live(ref)

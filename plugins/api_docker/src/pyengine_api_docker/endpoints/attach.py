@@ -60,8 +60,10 @@ async def serve(
     detached: Callable[[], None],
     history: AsyncIterator[bytes] | None = None,
     encode: Callable[[bytes], bytes] | None = None,
+    ended: Callable[[], Awaitable[None]] | None = None,
 ) -> web.StreamResponse:
-    """Join a hijacked client and a container's streams until one of them ends."""
+    """Join a hijacked client and a container's streams until one of them ends. ``ended`` returns
+    when whoever hears of that may look for an exit code."""
     try:
         await client.head_read()
         if history is not None:
@@ -69,6 +71,12 @@ async def serve(
                 await client.send(data)
         if await client.splice(attachment, stdin=stdin, escape=escape, encode=encode):
             detached()
+        elif ended is not None and not client.gone.done():
+            over = asyncio.ensure_future(ended())
+            try:
+                await asyncio.wait((over, client.gone), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                over.cancel()
     finally:
         attachment.close()
         client.finish_soon()
@@ -97,13 +105,14 @@ async def attach(call: Call) -> web.StreamResponse:
             client.finish_soon()
         await client.gone
         return web.Response()
+    ended = engine.containers.ending(container.id)
     attachment = await acquire(engine.containers.attach(container.id, stdin=stdin, **streams))
 
     def detached() -> None:
         tell(engine, container, "detach")
 
     client = Hijacked.take(call.request, head(call, tty))
-    return await serve(client, attachment, stdin, escape, detached, history)
+    return await serve(client, attachment, stdin, escape, detached, history, ended=ended)
 
 
 async def _frames(chunks: AsyncIterator[LogChunk], tty: bool) -> AsyncIterator[bytes]:
@@ -133,9 +142,10 @@ async def attach_websocket(call: Call) -> web.StreamResponse:
         async for chunk in engine.containers.logs(container.id, LogQuery(**streams), False):
             await send(chunk.data)
     if query.flag("stream"):
+        ended = engine.containers.ending(container.id)
         attachment = await acquire(engine.containers.attach(container.id, stdin=stdin, **streams))
         try:
-            await _websocket(socket, attachment, send, stdin, tty)
+            await _websocket(socket, attachment, send, stdin, tty, ended)
         finally:
             attachment.close()
     await socket.close()
@@ -152,6 +162,7 @@ async def _websocket(
     send: Callable[[bytes], Awaitable[None]],
     stdin: bool,
     tty: bool,
+    ended: Callable[[], Awaitable[None]],
 ) -> None:
     async def inward() -> None:
         async for message in socket:
@@ -165,15 +176,19 @@ async def _websocket(
 
     async def outward() -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
-            while True:
-                if tty:
-                    data = await reader.read(65536)
-                    if not data:
-                        return
-                else:
-                    header = await reader.readexactly(8)
-                    data = await reader.readexactly(int.from_bytes(header[4:], "big"))
-                await send(data)
+            await copy()
+        await ended()
+
+    async def copy() -> None:
+        while True:
+            if tty:
+                data = await reader.read(65536)
+                if not data:
+                    return
+            else:
+                header = await reader.readexactly(8)
+                data = await reader.readexactly(int.from_bytes(header[4:], "big"))
+            await send(data)
 
     tasks = {asyncio.ensure_future(inward()), asyncio.ensure_future(outward())}
     try:

@@ -76,3 +76,62 @@ def test_options_say_which_families(docker: Docker, network: Any) -> None:
         code=1,
         says="invalid value 'perhaps'",
     )
+
+
+def routes(docker: Docker, name: str) -> list[str]:
+    """The default routes inside, IPv4's first: gateway and link."""
+    shown = docker.exec(name, "sh", "-c", "ip -4 route show default; ip -6 route show default")
+    return [" ".join(line.split()[2:5:2]) for line in shown.splitlines()]
+
+
+def test_the_way_out_follows_the_networks(docker: Docker, network: Any) -> None:
+    """By priority, whenever a network comes or goes, and never through an internal one."""
+    inside = network("--internal")
+    low, high = (network("--ipv6", "--subnet", f"10.77.{n}.0/24",
+                         "--subnet", f"fd77:{n}::/64") for n in (1, 2))  # fmt: skip
+    name = docker.up("--network", inside, "busybox", "sleep", "60")
+    assert routes(docker, name) == []
+    docker("network", "connect", low, name)
+    assert routes(docker, name) == ["10.77.1.1 eth1", "fd77:1::1 eth1"]
+    wish = {"Container": name, "EndpointConfig": {"GwPriority": 5}}
+    assert docker.engine.api("POST", f"/networks/{high}/connect", wish)[0] == 200
+    assert routes(docker, name) == ["10.77.2.1 eth2", "fd77:2::1 eth2"]
+    docker("network", "disconnect", high, name)
+    assert routes(docker, name) == ["10.77.1.1 eth1", "fd77:1::1 eth1"]
+    docker("network", "disconnect", low, name)
+    assert routes(docker, name) == []
+
+
+def test_each_family_has_its_own_way_out(docker: Docker, network: Any) -> None:
+    four = network("--subnet", "10.78.1.0/24")
+    six = network(
+        *("-o", "com.docker.network.enable_ipv4=false", "--ipv6", "--subnet", "fd78:1::/64")
+    )
+    name = docker.up("--network", four, "busybox", "sleep", "60")
+    docker("network", "connect", six, name)
+    assert routes(docker, name) == ["10.78.1.1 eth0", "fd78:1::1 eth1"]
+    docker("restart", "-t", "0", name)
+    assert [line.split()[0] for line in routes(docker, name)] == ["10.78.1.1", "fd78:1::1"]
+
+
+def test_names_of_links(docker: Docker, network: Any) -> None:
+    """An endpoint names its own; the others get the lowest number that is free."""
+    plain, own = network(), network("-o", "com.docker.network.container_iface_prefix=lan")
+    option = "driver-opt=com.docker.network.endpoint.ifname"
+    name = docker.up("--network", f"name={plain},{option}=eth1", "busybox", "sleep", "60")
+
+    def links() -> set[str]:
+        return set(docker.exec(name, "ls", "/sys/class/net").split()) - {"lo"}
+
+    assert links() == {"eth1"}
+    docker("network", "connect", own, name)
+    docker("network", "connect", "bridge", name)
+    assert links() == {"eth1", "lan0", "eth0"}
+    docker("network", "disconnect", "bridge", name)
+    docker("network", "connect", "bridge", name)
+    assert links() == {"eth1", "lan0", "eth0"}
+    docker.fails(
+        *("run", "--rm", "--network", f"name={plain},{option}=a/b", "busybox", "true"),
+        code=125,
+        says="invalid interface name 'a/b'",
+    )

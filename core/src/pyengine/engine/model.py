@@ -412,8 +412,6 @@ class Container(msgspec.Struct, kw_only=True):
     published: list[PublishedPort] = []
     sandbox_id: str = ""
     sandbox_key: str = ""
-    #: interfaces made in its namespace so far: the next one is eth<interfaces>
-    interfaces: int = 0
     apparmor_profile: str = ""
     mount_label: str = ""
     process_label: str = ""

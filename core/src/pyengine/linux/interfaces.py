@@ -74,6 +74,13 @@ def dress(netns: int, name: str, addresses: Sequence[str], gateways: Sequence[st
         return link.mac
 
 
+def set_gateways(netns: int, gateways: Sequence[str]) -> None:
+    """Send what goes elsewhere through ``gateways``, one per family, whatever it went through
+    before. The links that they are reached by are there already. ``OSError`` otherwise."""
+    with inside(netns), Netlink() as guest:
+        guest.run([add_route(0, gateway) for gateway in gateways])
+
+
 def add_stacked(
     netns: int,
     name: str,

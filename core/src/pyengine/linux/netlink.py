@@ -383,7 +383,8 @@ def delete_address(index: int, cidr: str) -> Request:
 
 
 def add_route(index: int, gateway: str = "", destination: str = "") -> Request:
-    """Add or replace a route out of link ``index``; ``destination`` (CIDR) empty: the default.
+    """Add or replace a route out of link ``index`` (0: the one that leads to ``gateway``);
+    ``destination`` (CIDR) empty: the default.
 
     Without ``gateway`` everything there is taken to be on the link."""
     network = ip_network(destination) if destination else None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.resolv import embedded
 from pyengine.engine.model import Container, EndpointSettings, HostConfig
-from pyengine.engine.networks import linksysctls
+from pyengine.engine.networks import linknames, linksysctls
 from pyengine.engine.networks.dns.names import Names
 from pyengine.engine.networks.ports import PortAllocator, unpublished
 from pyengine.engine.networks.service import Networks
@@ -28,7 +28,7 @@ from pyengine.engine.timings import NETWORK_ACTIONS, timed
 from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
-from pyengine.linux.interfaces import bring_up_loopback
+from pyengine.linux.interfaces import bring_up_loopback, set_gateways
 
 if TYPE_CHECKING:
     from pyengine.engine.networks.dns.servers import NameServers
@@ -117,20 +117,21 @@ class Sandboxes:
         path = self._bundles.files(container).netns
         await asyncio.to_thread(_pin, netns, path)
         container.sandbox_key = str(path)
-        main = self._gateway_network(container)
+        main = self._main_network(container)
+        gateways = self._gateways(container)
         attached = self._networks.attached(container)
-        container.interfaces = len(attached)
+        links = linknames.choose([self._named(n, settings) for n, settings in attached.items()])
         if not attached:
             await on_thread("network", bring_up_loopback, netns)
         serving: Awaitable[None] | None = None
         if embedded(container):
             serving = asyncio.ensure_future(self._name_servers.open(container, netns))
         try:
-            for number, name in enumerate(attached):
-                await self._networks.join(container, name, f"eth{number}", name == main, netns)
-            for number, settings in enumerate(attached.values()):
+            for link, name in zip(links, attached, strict=True):
+                await self._networks.join(container, name, link, gateways.get(name, ()), netns)
+            for link, settings in zip(links, attached.values(), strict=True):
                 if linksysctls.OPTION in (settings.driver_opts or {}):
-                    await on_thread("sysctl", linksysctls.apply, settings, f"eth{number}", netns)
+                    await on_thread("sysctl", linksysctls.apply, settings, link, netns)
             if main:
                 await self._networks.open(container, main, container.published)
             for name in attached:
@@ -198,11 +199,12 @@ class Sandboxes:
         container.networks[network.name] = settings
         if netns is None:
             return
-        interface = f"eth{container.interfaces}"
-        container.interfaces += 1
         joined = False
         try:
-            await self._networks.join(container, network.name, interface, False, netns)
+            taken = await on_thread("network", linknames.present, netns)
+            (interface,) = linknames.choose([self._named(network.name, settings)], taken)
+            gateways = self._gateways(container).get(network.name, ())
+            await self._networks.join(container, network.name, interface, gateways, netns)
             joined = True
             await on_thread("sysctl", linksysctls.apply, settings, interface, netns)
             await self._networks.open(container, network.name, [])
@@ -211,6 +213,7 @@ class Sandboxes:
                 await self._networks.leave(container, network.name, netns)
             await self._networks.release(settings)
             container.networks.pop(network.name, None)
+            await self._reroute(container, netns)
             raise
         if embedded(container):
             await self._name_servers.open(container, netns)
@@ -227,6 +230,8 @@ class Sandboxes:
             await self._networks.leave(container, name, netns)
             await self._networks.release(container.networks[name])
         container.networks.pop(name, None)
+        if netns is not None:
+            await self._reroute(container, netns)
         self._names.changed()
 
     def open_netns(self, container: Container) -> int | None:
@@ -257,7 +262,7 @@ class Sandboxes:
     # -- inside --------------------------------------------------------------------------------
 
     async def _publish(self, container: Container) -> None:
-        main = self._gateway_network(container)
+        main = self._main_network(container)
         settings = container.networks.get(main)
         if settings is None or not (settings.ip_address or settings.global_ipv6_address):
             return
@@ -283,18 +288,50 @@ class Sandboxes:
         container.published = grant.published
         container.ports |= grant.bindings
 
-    def _gateway_network(self, container: Container) -> str:
-        """The network that gives the default route: highest priority, then first by name, but an
-        internal one only if there is no other."""
-        candidates = sorted(
-            self._networks.attached(container),
-            key=lambda name: (
-                self._networks.get(name).internal,
-                -container.networks[name].gw_priority,
-                name,
-            ),
-        )
-        return candidates[0] if candidates else ""
+    def _ranked(self, container: Container) -> list[str]:
+        """Its networks in the order in which they may give the default routes: by priority, those
+        with more gateways first, then by name. An internal one has none."""
+
+        def rank(name: str) -> tuple[bool, int, int, str]:
+            settings = container.networks[name]
+            gateways = bool(settings.gateway) + bool(settings.ipv6_gateway)
+            internal = self._networks.get(name).internal
+            return internal, -settings.gw_priority, -gateways, name
+
+        return sorted(self._networks.attached(container), key=rank)
+
+    def _main_network(self, container: Container) -> str:
+        """The network on which its ports are published."""
+        return next(iter(self._ranked(container)), "")
+
+    def _gateways(self, container: Container) -> dict[str, list[str]]:
+        """Through which networks what goes elsewhere is sent: name -> gateways. One network serves
+        both families if one has gateways of both, as with Docker."""
+        found: dict[str, list[str]] = {}
+        families: set[int] = set()
+        for name in self._ranked(container):
+            settings = container.networks[name]
+            both = {4: settings.gateway, 6: settings.ipv6_gateway}
+            if all(both.values()):
+                return {name: [*both.values()]}
+            new = {version for version, gateway in both.items() if gateway} - families
+            if new:
+                found[name] = [both[version] for version in sorted(new)]
+                families |= new
+        return found
+
+    async def _reroute(self, container: Container, netns: int) -> None:
+        """The default routes, after a network has gone that may have given them."""
+        gateways = [one for several in self._gateways(container).values() for one in several]
+        if not gateways:
+            return
+        try:
+            await on_thread("network", set_gateways, netns, gateways)
+        except OSError as error:
+            raise EngineError(
+                f"cannot set the default routes of container {container.name}",
+                f"{', '.join(gateways)}: {(error.strerror or str(error)).lower()}",
+            ) from error
 
     def _name(self, ref: str) -> str:
         """A network's own name; one that does not exist is missed at the start, as Docker does (at
@@ -304,8 +341,13 @@ class Sandboxes:
         except NotFound:
             return ref
 
+    def _named(self, name: str, settings: EndpointSettings) -> tuple[EndpointSettings, str]:
+        """For :func:`linknames.choose`."""
+        return settings, self._networks.get(name).options.get(linknames.PREFIX_OPTION, "")
+
     def _check(self, name: str, settings: EndpointSettings) -> None:
         linksysctls.parse(settings)
+        linknames.parse(settings)
         try:
             network = self._networks.get(name)
         except NotFound:

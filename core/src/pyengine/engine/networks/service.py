@@ -266,16 +266,22 @@ class Networks:
         clear(settings)
 
     async def join(
-        self, container: Container, name: str, interface: str, gateway: bool, netns: int
+        self,
+        container: Container,
+        name: str,
+        interface: str,
+        gateways: Sequence[str],
+        netns: int,
     ) -> None:
         """Connect the namespace behind ``netns`` to network ``name`` of the container's record.
+        ``gateways``: those of the network's through which the container sends what goes elsewhere.
 
         Links, addresses, routes, then the firewall. After an error nothing of it is left.
         """
         settings = container.networks[name]
         network = self._records[settings.network_id]
         driver, calls = self._network(network)
-        endpoint = self.endpoint(container, settings, interface, gateway)
+        endpoint = self.endpoint(container, settings, interface, gateways)
         joined = await calls(driver.join, network.record(), endpoint, netns)
         if joined.mac:
             settings.mac_address = joined.mac
@@ -298,7 +304,7 @@ class Networks:
         if rules is not None:
             await self.firewall.apply(Change(endpoints=[rules]))
             if ports:
-                endpoint = self.endpoint(container, settings, "", False)
+                endpoint = self.endpoint(container, settings)
                 self._hooks.network_ports_published(endpoint, list(ports))
 
     async def close(self, container: Container, name: str) -> None:
@@ -315,28 +321,31 @@ class Networks:
         if network is None or not settings.endpoint_id:
             return
         driver, calls = self._network(network)
-        endpoint = self.endpoint(container, settings, "", False)
+        endpoint = self.endpoint(container, settings)
         await calls(driver.leave, network.record(), endpoint, netns)
         self._hooks.network_endpoint_left(network.record(), endpoint)
         attributes = {**_attributes(network), "container": container.id}
         self._events.emit("network", "disconnect", network.id, attributes)
 
     def endpoint(
-        self, container: Container, settings: EndpointSettings, interface: str, gateway: bool
+        self,
+        container: Container,
+        settings: EndpointSettings,
+        interface: str = "",
+        gateways: Sequence[str] = (),
     ) -> EndpointRecord:
         """The part of ``settings`` that a network driver is told."""
         addresses = [
             _cidr(settings.ip_address, settings.ip_prefix_len),
             _cidr(settings.global_ipv6_address, settings.global_ipv6_prefix_len),
         ]
-        gateways = [settings.gateway, settings.ipv6_gateway] if gateway else []
         return EndpointRecord(
             id=settings.endpoint_id,
             network_id=settings.network_id,
             sandbox_id=container.sandbox_id or container.id,
             interface=interface,
             addresses=[address for address in addresses if address],
-            gateways=[address for address in gateways if address],
+            gateways=list(gateways),
             mac=settings.mac_address or container.config.mac_address,
             options=settings.driver_opts or {},
         )
@@ -382,7 +391,7 @@ class Networks:
                     n.id: n.record() for n in self._records.values() if n.driver == driver_name
                 }
                 records = [
-                    self.endpoint(container, settings, "", False)
+                    self.endpoint(container, settings)
                     for container, _ in endpoints
                     for settings in container.networks.values()
                     if settings.endpoint_id and settings.network_id in networks

@@ -52,6 +52,8 @@ def parse_query(text: str, at: int | None = None) -> int:
         return 0
     if re.fullmatch(r"-?\d+(\.\d+)?", text):
         whole, _, fraction = text.partition(".")
+        if len(whole) > len("-9223372036"):
+            raise ValueError(f"{text!r} is out of range")
         return int(whole) * 10**9 + int((fraction or "0")[:9].ljust(9, "0"))
     try:
         ago = durations.parse(text)

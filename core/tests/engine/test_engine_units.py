@@ -136,6 +136,8 @@ def chosen(all: bool = True, limit: int = -1, **filters: list[str]) -> list[str]
         ({"expose": ["80/udp"]}, []),
         ({"health": ["healthy"]}, []),
         ({"is_task": ["true"]}, []),
+        ({"is_task": ["F"]}, ["fresh", "webber", "db", "web"]),
+        ({"id": [""]}, []),
     ],
 )
 def test_filters(filters: dict[str, list[str]], expected: list[str]) -> None:
@@ -153,6 +155,7 @@ def test_only_running_ones_by_default_and_limits() -> None:
     [({"nonesuch": ["x"]}, "invalid filter 'nonesuch'"),
      ({"status": ["happy"]}, "invalid filter 'status=happy'"),
      ({"exited": ["x"]}, "invalid filter 'exited=x'"),
+     ({"is_task": ["x"]}, r"invalid filter 'is-task=\[x\]'"),
      ({"publish": ["eighty"]}, "eighty"), ({"expose": ["80-x"]}, "80-x")],
 )  # fmt: skip
 def test_filters_that_are_wrong(filters: dict[str, list[str]], says: str) -> None:

@@ -35,7 +35,13 @@ def test_matches(
 
 @pytest.mark.parametrize(
     "filters",
-    [{"x": ["y"]}, {"until": ["x"]}, {"until": ["1h", "2h"]}, {"dangling": ["true"]}],
+    [
+        {"x": ["y"]},
+        {"until": ["x"]},
+        {"until": ["1h", "2h"]},
+        {"until": [""]},
+        {"dangling": ["true"]},
+    ],
 )
 def test_refused(filters: dict[str, list[str]]) -> None:
     with pytest.raises(InvalidParameter):

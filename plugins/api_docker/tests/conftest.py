@@ -148,6 +148,9 @@ class FakeContainers:
     async def kill(self, ref: str, signal: str = "") -> None:
         raise Conflict(f"container {ID} is not running")
 
+    async def remove(self, ref: str, **how: bool) -> None:
+        self.calls.append(("remove", self.get(ref).name, how))
+
     async def rename(self, ref: str, new: str) -> None:
         raise RuntimeError("a bug")
 
@@ -248,6 +251,11 @@ class FakeEvents:
 class FakeImages:
     def get(self, ref: str) -> Any:
         return SimpleNamespace(id="sha256:" + "2" * 64)
+
+
+class FakeVolumes:
+    def list(self, filters: Any) -> list[Any]:
+        return []
 
 
 class FakeSystem:
@@ -351,6 +359,7 @@ async def engine() -> Any:
         events=FakeEvents(),
         images=FakeImages(),
         system=FakeSystem(),
+        volumes=FakeVolumes(),
         hooks=Hooks(),
         restored=_restored,
         config=Config(),

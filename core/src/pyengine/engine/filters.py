@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pyengine import timestamps
 from pyengine.engine.model import Container, Status
+from pyengine.engine.prune import MEANINGS
 from pyengine.errors import InvalidParameter
 
 Filters = Mapping[str, Sequence[str]]
@@ -47,6 +48,9 @@ def select(
     for health in filters.get("health", ()):
         if health not in HEALTH:
             raise InvalidParameter(f"unrecognized filter value for health: {health}")
+    for word in filters.get("is-task", ()):
+        if word.lower() not in MEANINGS:
+            raise InvalidParameter(f"invalid filter 'is-task=[{word}]'")
     for name in ("publish", "expose"):
         for port in filters.get(name, ()):
             if not _PORTS.fullmatch(port):
@@ -85,7 +89,7 @@ def _match(record: Container, filters: Filters) -> bool:
 def _one(record: Container, name: str, values: Sequence[str]) -> bool:
     match name:
         case "id":
-            return any(record.id.startswith(value) for value in values)
+            return any(value and record.id.startswith(value) for value in values)
         case "name":
             return any(_named(record.name, value) for value in values)
         case "status":
@@ -110,7 +114,7 @@ def _one(record: Container, name: str, values: Sequence[str]) -> bool:
             health = record.state.health
             return (health.status.value if health else "none") in values
         case "is-task":
-            return any(value.lower() in ("0", "false") for value in values)
+            return any(not MEANINGS[value.lower()] for value in values)
         case "publish":
             return any(_has_port(record.ports, value, host=True) for value in values)
         case _:  # expose

@@ -10,7 +10,8 @@ from pyengine.errors import Conflict, InvalidParameter
 
 Filters = Mapping[str, Sequence[str]]
 
-_MEANINGS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
+#: What a filter that is true or false may say, in lower case.
+MEANINGS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 
 
 class PruneFilters:
@@ -25,26 +26,32 @@ class PruneFilters:
             if name not in known:
                 raise InvalidParameter(f"invalid filter '{name}'")
         self._filters = filters
-        moments = filters.get("until", ())
+        self._until = self.moment("until")
+
+    def moment(self, name: str) -> int | None:
+        """The filter ``name``, which is a time: ns since the epoch."""
+        moments = self._filters.get(name, ())
         if len(moments) > 1:
-            raise InvalidParameter("more than one until filter specified")
-        self._until: int | None = None
+            raise InvalidParameter(f"more than one {name} filter specified")
         for text in moments:
             try:
-                self._until = timestamps.parse_query(text)
+                if not text:
+                    raise ValueError
+                return timestamps.parse_query(text)
             except ValueError:
                 raise InvalidParameter(
                     f'failed to parse value as time or duration: "{text}"'
                 ) from None
+        return None
 
     def flag(self, name: str, default: bool) -> bool:
         """The filter ``name``, which is true or false."""
         values = self._filters.get(name)
         if not values:
             return default
-        if len(values) != 1 or values[0].lower() not in _MEANINGS:
+        if len(values) != 1 or values[0].lower() not in MEANINGS:
             raise InvalidParameter(f"invalid filter '{name}=[{' '.join(values)}]'")
-        return _MEANINGS[values[0].lower()]
+        return MEANINGS[values[0].lower()]
 
     def match(self, created: str, labels: Mapping[str, str] | None) -> bool:
         """Whether something made at ``created`` (RFC 3339) with ``labels`` may go."""

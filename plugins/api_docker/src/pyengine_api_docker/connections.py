@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 import socket
 from collections.abc import Callable
@@ -10,7 +11,12 @@ from collections.abc import Callable
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
+
+from pyengine_api_docker.http import HEADERS, failure
+
+_SOME_METHOD = re.compile(r"b'[!-~]+ \S+ HTTP/1\.[01]'")
 
 
 class Server(web.Server):
@@ -71,6 +77,27 @@ class Connection(RequestHandler):
         if self.body is not None:
             bodies.append(self.body)
         return bool(bodies) and all(body.is_eof() for body in bodies)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP is a mistake of the client: a short answer, and nothing for the log. A
+        method that the parser has never heard of is a page that is not there."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        reason = exc.message.strip()
+        if isinstance(exc, BadHttpMethod) and _SOME_METHOD.search(reason):
+            response: web.StreamResponse = failure(404, "page not found")
+        else:
+            reason = reason.partition("\n")[0].rstrip(":")
+            response = web.Response(status=status, text=f"{status} Bad Request: {reason}")
+        response.headers.update(HEADERS)
+        response.force_close()
+        return response
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._hangup is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import posixpath
 import re
 from collections.abc import Callable
 from functools import partial
@@ -13,13 +14,12 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-import pyengine
 from pyengine.contracts.frontend import Frontend, Listener
 from pyengine.engine import tracing
 from pyengine.errors import EngineError, InvalidParameter
 from pyengine_api_docker.authorization import authorized, user
 from pyengine_api_docker.connections import Connection, Server
-from pyengine_api_docker.http import Call, failure
+from pyengine_api_docker.http import API_VERSION, HEADERS, Call, check_escapes, failure
 from pyengine_api_docker.routes import Endpoint, find
 from pyengine_api_docker.tls import TlsConnection
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from pyengine.engine.engine import Engine
 
 log = logging.getLogger(__name__)
-
-API_VERSION = "1.51"
 
 _VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
 #: How many connections may wait to be accepted: ``docker compose up`` opens many at once.
@@ -61,12 +59,6 @@ class DockerFrontend(Frontend):
         self._listeners: list[asyncio.AbstractServer] = []
         #: requests that last as long as the client likes
         self._lasting: set[asyncio.Task[object]] = set()
-        self._headers = {
-            "Api-Version": API_VERSION,
-            "Docker-Experimental": "false",
-            "Ostype": "linux",
-            "Server": f"pyengine/{pyengine.__version__} (linux)",
-        }
 
     async def start(self, listeners: list[Listener]) -> None:
         loop = asyncio.get_running_loop()
@@ -118,11 +110,17 @@ class DockerFrontend(Frontend):
                 log.exception("%s %s failed", request.method, request.raw_path)
                 response = failure(500, "internal error of the engine: see its log")
         if not response.prepared:
-            response.headers.update(self._headers)
+            response.headers.update(HEADERS)
         return response
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        path, _, query = request.raw_path.partition("?")
+        path, _, query = _local(request.raw_path).partition("?")
+        if "//" in path or "/." in path:
+            clean = _clean(path)
+            if clean != path:
+                location = f"{clean}?{query}" if query else clean
+                return web.Response(status=301, headers={"Location": location})
+        check_escapes(path)
         wanted = API_VERSION
         versioned = _VERSIONED.fullmatch(path)
         if versioned is not None:
@@ -134,7 +132,10 @@ class DockerFrontend(Frontend):
         self.engine.hooks.security_authorize(request.method, request.raw_path, user(request))
         if not endpoint.early:
             await self.engine.restored()
-        call = Call(self.engine, request, version, path, unquote(name), query)
+        name = unquote(name)
+        if "\n" in name:
+            return failure(404, "page not found")
+        call = Call(self.engine, request, version, path, name, query)
         if not self.engine.hooks.has_authorization():
             return await self._run(endpoint, call)
         return await authorized(call, lambda: self._run(endpoint, call))
@@ -166,6 +167,21 @@ def _retrieve(work: asyncio.Future[web.StreamResponse]) -> None:
     """Its error is known, though nobody may be left to be told."""
     if not work.cancelled():
         work.exception()
+
+
+def _local(target: str) -> str:
+    """The path and query of a request's target, which a proxy's client gives as a whole address
+    (RFC 9112, section 3.2.2)."""
+    if target.startswith("/"):
+        return target
+    _, found, rest = target.partition("://")
+    return "/" + rest.partition("/")[2] if found else target
+
+
+def _clean(path: str) -> str:
+    """``path`` without empty and dot segments, where Docker sends its clients."""
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    return clean + "/" if path.endswith("/") and clean != "/" else clean
 
 
 def _minor(version: str, oldest: str) -> int:

@@ -79,6 +79,12 @@ def _fields(type: Any) -> dict[str, tuple[str, Any]]:
     }
 
 
+def names_any(raw: bytes, type: Any) -> bool:
+    """Whether the object ``raw``, which can be read, has a field of ``type`` at all."""
+    value = msgspec.json.decode(raw.decode(errors="replace"))
+    return any(key.lower() in _fields(type) for key in value or ())
+
+
 _KEY = re.compile(rb'"(\w+)"\s*:')
 
 

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from pyengine.errors import EngineError, InvalidParameter
 from pyengine_api_docker.connections import Connection, Hangup
-from pyengine_api_docker.http import MULTIPLEXED_STREAM, RAW_STREAM, Call
+from pyengine_api_docker.http import HEADERS, MULTIPLEXED_STREAM, RAW_STREAM, Call
 
 DEFAULT_DETACH = "ctrl-p,ctrl-q"
 
@@ -103,13 +103,14 @@ class Escape:
 
 def head(call: Call, tty: bool) -> bytes:
     """The status line and headers that begin a hijacked answer."""
-    if not call.upgrades:
-        return f"HTTP/1.1 200 OK\r\nContent-Type: {RAW_STREAM}\r\n\r\n".encode()
-    kind = RAW_STREAM if tty or call.version < 42 else MULTIPLEXED_STREAM
-    return (
-        f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {kind}\r\n"
-        "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-    ).encode()
+    if call.upgrades:
+        kind = RAW_STREAM if tty or call.version < 42 else MULTIPLEXED_STREAM
+        lines = ["HTTP/1.1 101 UPGRADED", f"Content-Type: {kind}"]
+        lines += ["Connection: Upgrade", "Upgrade: tcp"]
+    else:
+        lines = ["HTTP/1.1 200 OK", f"Content-Type: {RAW_STREAM}"]
+    lines += (f"{name}: {value}" for name, value in HEADERS.items())
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 class Hijacked(asyncio.Protocol):

@@ -11,9 +11,10 @@ import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
+import pyengine
 from pyengine import timestamps
 from pyengine.errors import InvalidParameter
-from pyengine_api_docker import gojson
+from pyengine_api_docker import gojson, mediatype
 
 if TYPE_CHECKING:
     from pyengine.engine.engine import Engine
@@ -23,11 +24,30 @@ T = TypeVar("T")
 #: A body that is decoded whole; archives and images are streamed instead.
 LARGEST_BODY = 16 * 1024 * 1024
 
+API_VERSION = "1.51"
+
+#: What every answer of the API bears, streams and hijacked connections too.
+HEADERS = {
+    "Api-Version": API_VERSION,
+    "Docker-Experimental": "false",
+    "Ostype": "linux",
+    "Server": f"pyengine/{pyengine.__version__} (linux)",
+}
+
 JSON = "application/json"
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
+
+
+def check_escapes(text: str) -> None:
+    """``InvalidParameter`` for a percent sign that begins no byte, as in Go's ``net/url``."""
+    if "%" in text and (found := _BAD_ESCAPE.search(text)) is not None:
+        raise InvalidParameter(f'invalid URL escape "{found[0]}"')
 
 
 class Query:
@@ -36,6 +56,9 @@ class Query:
     __slots__ = ("_values",)
 
     def __init__(self, text: str) -> None:
+        check_escapes(text)
+        if ";" in text:
+            raise InvalidParameter("invalid semicolon separator in query")
         self._values = parse_qs(text, keep_blank_values=True) if text else {}
 
     def __contains__(self, key: str) -> bool:
@@ -58,15 +81,17 @@ class Query:
         text = self[key]
         if not text:
             return None
-        try:
-            return int(text)
-        except ValueError as error:
-            raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax') from error
+        if not _INTEGER.fullmatch(text):
+            raise InvalidParameter(f'strconv.Atoi: parsing "{text}": invalid syntax')
+        value = int(text[:25])
+        if not -(1 << 63) <= value < 1 << 63:
+            raise InvalidParameter(f'strconv.Atoi: parsing "{text}": value out of range')
+        return value
 
     def size(self, key: str, what: str) -> int:
         """A terminal's height or width, as ``what`` says: required, and what a kernel can hold."""
         text = self[key]
-        if not re.fullmatch(r"[+-]?[0-9]+", text):
+        if not _INTEGER.fullmatch(text):
             raise InvalidParameter(f'invalid resize {what} "{text}": invalid syntax')
         if not 0 <= int(text) < 1 << 16:
             raise InvalidParameter(f'invalid resize {what} "{text}": value out of range')
@@ -85,10 +110,13 @@ class Query:
         if not text:
             return {}
         try:
-            raw = msgspec.json.decode(text, type=dict[str, dict[str, bool] | list[str]])
-        except msgspec.MsgspecError as error:
+            raw = _FILTERS.decode(text)
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise InvalidParameter("invalid filter") from error
-        return {name: list(values) for name, values in raw.items()}
+        return {name: list(values or ()) for name, values in (raw or {}).items()}
+
+
+_FILTERS = msgspec.json.Decoder(dict[str, dict[str, bool] | list[str] | None] | None)
 
 
 class Call:
@@ -126,12 +154,12 @@ class Call:
         """The whole body; ``InvalidParameter`` unless it says that it is JSON."""
         headers = self.request.headers
         kind = headers.get("Content-Type", "")
-        if (kind or self.request.can_read_body) and kind.partition(";")[0].strip().lower() != JSON:
-            raise InvalidParameter(
-                f"unsupported Content-Type header ({kind}): must be 'application/json'"
-                if kind
-                else "malformed Content-Type header (): mime: no media type"
-            )
+        if (kind or self.request.can_read_body) and kind != JSON:
+            mediatype.require(kind, JSON)
+        return await self.any_body()
+
+    async def any_body(self) -> bytes:
+        """The whole body, whatever it says that it is."""
         if self._body is not None:
             return self._body
         if not self.request.can_read_body:
@@ -159,7 +187,7 @@ class Call:
 
     async def stream(self, content_type: str, headers: Mapping[str, str] | None = None) -> Stream:
         """Begin an answer of unknown length; its headers are on the wire on return."""
-        response = web.StreamResponse(headers={"Content-Type": content_type, **(headers or {})})
+        response = begun(content_type, headers)
         if self.request.version >= (1, 1):
             response.enable_chunked_encoding()
         await response.prepare(self.request)
@@ -181,6 +209,11 @@ class Stream:
 
     async def write_json(self, value: Any) -> None:
         await self.response.write(msgspec.json.encode(value) + b"\n")
+
+
+def begun(content_type: str, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
+    """An answer that is written bit by bit, and so has to bring all of its headers."""
+    return web.StreamResponse(headers={**HEADERS, "Content-Type": content_type, **(headers or {})})
 
 
 def json(value: Any, status: int = 200) -> web.Response:

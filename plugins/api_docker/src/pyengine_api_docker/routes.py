@@ -25,6 +25,7 @@ from pyengine_api_docker.endpoints import (
     manifests,
     networks,
     registry,
+    swarm,
     system,
     volumes,
 )
@@ -87,6 +88,8 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "POST /containers/*/rename": Endpoint(containers.rename),
     "POST /containers/*/update": Endpoint(containers.update),
     "POST /containers/*/resize": Endpoint(containers.resize),
+    "GET /containers/*/checkpoints": _read(containers.checkpoints),
+    "POST /containers/*/checkpoints": _read(containers.checkpoints),
     "DELETE /containers/*": Endpoint(containers.remove),
     "GET /containers/*/top": _read(containers.top),
     "GET /containers/*/changes": _read(containers.changes),
@@ -118,6 +121,7 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "DELETE /images/*": Endpoint(images.remove),
     "GET /distribution/*/json": _read(registry.distribution),
     "POST /build": _read(build.build),
+    "POST /build/cancel": _read(build.build),
     "POST /build/prune": Endpoint(build.prune),
     "GET /networks": _read(networks.list_),
     "GET /networks/": _read(networks.list_),
@@ -146,8 +150,26 @@ _ENDPOINTS: dict[str, Endpoint] = {
     "PUT /pyengine/manifests/*": Endpoint(manifests.push),
 }
 
-_SWARM = ("swarm", "services", "nodes", "tasks", "secrets", "configs")
-_SWARM_ENDPOINT = _read(system.swarm)
+# What only a cluster has. The answer to all of it is the same, but for what a path asks first.
+_ENDPOINTS |= {
+    "GET /swarm": _read(swarm.refuse),
+    "GET /swarm/unlockkey": _read(swarm.refuse),
+    "POST /swarm/init": _read(swarm.begin),
+    "POST /swarm/join": _read(swarm.begin),
+    "POST /swarm/leave": _read(swarm.leave),
+    "POST /swarm/update": _read(swarm.refuse_body),
+    "POST /swarm/unlock": _read(swarm.refuse_body),
+    "GET /services/*/logs": _read(swarm.refuse),
+    "GET /tasks/*/logs": _read(swarm.refuse),
+}
+for _kind in ("services", "nodes", "tasks", "secrets", "configs"):
+    _ENDPOINTS |= {f"GET /{_kind}": _read(swarm.refuse), f"GET /{_kind}/*": _read(swarm.refuse)}
+    if _kind != "tasks":
+        _ENDPOINTS[f"DELETE /{_kind}/*"] = _read(swarm.refuse)
+        _ENDPOINTS[f"POST /{_kind}/*/update"] = _read(swarm.refuse_body)
+    if _kind not in ("tasks", "nodes"):
+        _ENDPOINTS[f"POST /{_kind}/create"] = _read(swarm.refuse_body)
+
 _OPTIONS = _read(system.options)
 
 
@@ -169,8 +191,6 @@ def find(method: str, path: str) -> tuple[Endpoint | None, str]:
         if endpoint is not None:
             return endpoint, name
     endpoint = _ENDPOINTS.get(f"{method} /{area}/*")
-    if endpoint is not None and rest:
+    if endpoint is not None and path.count("/") > 1:
         return endpoint, rest
-    if area in _SWARM:
-        return _SWARM_ENDPOINT, rest
     return (_OPTIONS, "") if method == "OPTIONS" else (None, "")

@@ -66,6 +66,8 @@ def _dangling(filters: Filters) -> bool | None:
 
 def _until(text: str) -> int:
     try:
+        if not text:
+            raise ValueError
         return timestamps.parse_query(text, time.time_ns())
     except ValueError:
         raise InvalidParameter(f'failed to parse value as time or duration: "{text}"') from None

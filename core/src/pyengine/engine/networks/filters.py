@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from pyengine.engine.networks.records import Network
+from pyengine.engine.prune import MEANINGS
 from pyengine.errors import InvalidParameter
 
 FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
@@ -18,11 +19,21 @@ def select(
 ) -> list[Network]:
     """Those that pass every filter. ``endpoints``: which containers are on the network of an id.
 
-    ``InvalidParameter`` for an unknown filter.
+    ``InvalidParameter`` for a filter or value that does not exist.
     """
     for name in filters:
         if name not in FILTERS:
             raise InvalidParameter(f"invalid filter '{name}'")
+    for value in filters.get("type", ()):
+        if value not in ("builtin", "custom"):
+            raise InvalidParameter(f"invalid filter: 'type'='{value}'")
+    dangling = filters.get("dangling", ())
+    if len(dangling) > 1:
+        raise InvalidParameter('got more than one value for filter key "dangling"')
+    if any(value.lower() not in MEANINGS for value in dangling):
+        raise InvalidParameter(
+            'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")'
+        )
     wanted = {name: values for name, values in filters.items() if values}
     return [
         network
@@ -55,5 +66,5 @@ def _passes(
                 for k, equals, v in (value.partition("=") for value in values)
             )
         case _:
-            dangling = values[0].lower() in ("1", "true")
+            dangling = MEANINGS[values[0].lower()]
             return not network.predefined and dangling is (not endpoints(network.id))

@@ -19,7 +19,11 @@ async def build(call: Call) -> web.StreamResponse:
 
 async def prune(call: Call) -> web.StreamResponse:
     """Nothing to remove, which is a success: ``docker system prune`` always asks for it too."""
-    PruneFilters(call.query.filters(), *_FILTERS)
+    try:
+        filters = PruneFilters(call.query.filters(), *_FILTERS)
+        filters.moment("unused-for")
+    except InvalidParameter as error:
+        raise InvalidParameter("failed to prune build cache", error.message()) from error
     for size in _SIZES if call.version >= 48 else _SIZES[:1]:
         try:
             call.query.integer(size)

@@ -87,7 +87,7 @@ async def inspect(call: Call) -> web.StreamResponse:
 async def create(call: Call) -> web.StreamResponse:
     raw = await call.raw_body()
     body = gojson.decode(raw, requests.CreateContainer)
-    if not body.image and raw.strip() in (b"{}", b"null"):
+    if not body.image and not gojson.names_any(raw, ContainerConfig):
         raise InvalidParameter("config cannot be empty in order to create a container")
     host, networking = body.host_config, body.networking_config
     config = body.config()
@@ -333,6 +333,10 @@ async def top(call: Call) -> web.StreamResponse:
 async def changes(call: Call) -> web.StreamResponse:
     found = await call.engine.containers.changes(call.name)
     return json([{"Path": c.path, "Kind": int(c.kind)} for c in found] or None)
+
+
+async def checkpoints(_: Call) -> web.StreamResponse:
+    raise Unsupported("checkpoints are not in this version of pyengine")
 
 
 async def trace(call: Call) -> web.StreamResponse:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from pyengine.archive.compression import CHUNK
 from pyengine.errors import InvalidParameter, NotFound
-from pyengine_api_docker.http import Call, json
+from pyengine_api_docker.http import Call, begun, json
 
 Body = dict[str, Any]
 
@@ -45,11 +45,8 @@ async def get(call: Call) -> web.StreamResponse:
         raise NotFound(f"no such content: {call.name}")
     file = await asyncio.to_thread(content.store.open, blob.digest)
     try:
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": blob.media_type or "application/octet-stream",
-                "Docker-Content-Digest": blob.digest,
-            }
+        response = begun(
+            blob.media_type or "application/octet-stream", {"Docker-Content-Digest": blob.digest}
         )
         response.content_length = blob.size
         await response.prepare(call.request)

@@ -21,7 +21,7 @@ from pyengine.oci import reference
 from pyengine.oci.image import Platform, parse_platform
 from pyengine.oci.reference import Reference
 from pyengine_api_docker import gojson
-from pyengine_api_docker.http import JSON, Call, Stream, json
+from pyengine_api_docker.http import JSON, Call, Stream, begun, json
 from pyengine_api_docker.progress import encode, failure, follow
 
 _TAR = "application/x-tar"
@@ -104,7 +104,7 @@ async def save(call: Call) -> web.StreamResponse:
     """Nothing is sent before everything was found."""
     names = [call.name] if call.name else call.query.all("names")
     async with save_images(call.engine.images, names, _one_platform(call)) as archive:
-        response = web.StreamResponse(headers={"Content-Type": _TAR})
+        response = begun(_TAR)
         response.content_length = archive.size
         await response.prepare(call.request)
         await _send(archive, response)

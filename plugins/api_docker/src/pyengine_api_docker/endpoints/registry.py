@@ -108,7 +108,9 @@ async def _credentials_of_body(call: Call) -> Credentials:
 
 
 async def auth(call: Call) -> web.StreamResponse:
-    result = await call.engine.registries.login(await call.body(Credentials))
+    """Docker does not ask here whether the body says that it is JSON."""
+    credentials = gojson.decode(await call.any_body(), Credentials)
+    result = await call.engine.registries.login(credentials)
     return json({"IdentityToken": result.identity_token, "Status": result.status})
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from multidict import CIMultiDict
 
-from pyengine.errors import InvalidParameter, NotFound, Unavailable, Unsupported
-from pyengine_api_docker import objects, views
+from pyengine.errors import InvalidParameter, NotFound, Unsupported
+from pyengine_api_docker import gojson, objects, views
 from pyengine_api_docker.endpoints.containers import image_resolver
 from pyengine_api_docker.endpoints.images import summaries
 from pyengine_api_docker.http import JSON, Call, empty, json
@@ -175,12 +175,11 @@ def _volumes(engine: Engine) -> list[Body]:
     ]
 
 
-async def auth(call: Call) -> web.StreamResponse:
-    raise Unsupported("logging in to a registry is not in this version of pyengine")
-
-
 async def plugins(call: Call) -> web.StreamResponse:
     """Docker's managed plugins: there are none; drivers are packages here."""
+    for name in call.query.filters():
+        if name not in ("capability", "enabled"):
+            raise InvalidParameter(f"invalid filter '{name}'")
     return json([])
 
 
@@ -189,6 +188,8 @@ async def plugin(call: Call) -> web.StreamResponse:
 
 
 async def install_plugin(call: Call) -> web.StreamResponse:
+    if call.path == "/plugins/pull" and (raw := await call.raw_body()):
+        gojson.decode(raw, list[dict[str, Any]])
     raise Unsupported(
         "managed plugins are not in this version of pyengine",
         help="drivers are packages here: pip install pyengine-..., and pyengine drivers lists them",
@@ -197,17 +198,3 @@ async def install_plugin(call: Call) -> web.StreamResponse:
 
 async def options(call: Call) -> web.StreamResponse:
     return empty(200)
-
-
-async def swarm(call: Call) -> web.StreamResponse:
-    if call.path == "/swarm/leave":
-        raise Unavailable("This node is not part of a swarm")
-    raise no_swarm()
-
-
-def no_swarm() -> Unavailable:
-    """The refusal of whatever only a cluster has."""
-    return Unavailable(
-        'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to '
-        "connect this node to swarm and try again."
-    )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from pyengine.errors import Unavailable
+from pyengine.errors import InvalidParameter, Unavailable
 from pyengine_api_docker import objects, requests
-from pyengine_api_docker.endpoints.system import no_swarm
+from pyengine_api_docker.endpoints.swarm import no_swarm
 from pyengine_api_docker.http import Call, empty, json
 
 
 async def list_(call: Call) -> web.StreamResponse:
     volumes = call.engine.volumes
-    records = volumes.list(call.query.filters())
+    try:
+        filters = call.query.filters()
+    except InvalidParameter as error:
+        raise InvalidParameter("error reading volume filters", error.message()) from error
+    records = volumes.list(filters)
     return json(
         {
             "Volumes": [objects.volume(r, volumes.mountpoint(r.name)) for r in records],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyengine.errors import InvalidParameter, Unsupported
+from pyengine.errors import InvalidParameter
 from pyengine.linux import capabilities, mounts, syscalls
 
 
@@ -20,8 +20,11 @@ def test_options_are_sorted() -> None:
     assert (options.bind, options.recursive, options.copy_up) == (True, True, False)
     assert mounts.parse_options(["ro", "rw"]).clear == syscalls.MOUNT_ATTR_RDONLY
     assert mounts.parse_options(["ro", "rw"]).set == 0
-    with pytest.raises(Unsupported):
-        mounts.parse_options(["idmap"])
+    assert not options.id_map
+    options = mounts.parse_options(["bind", "idmap"])
+    assert (options.id_map, options.id_map_tree) == (True, False)
+    options = mounts.parse_options(["rbind", "ridmap"])
+    assert (options.id_map, options.id_map_tree) == (True, True)
     with pytest.raises(InvalidParameter):
         mounts.parse_options(["remount"])
 

@@ -24,6 +24,7 @@ from pyengine.archive.reader import (
     Entry,
 )
 from pyengine.archive.whiteouts import OPAQUE, WHITEOUT, Whiteouts, is_overlay_xattr
+from pyengine.linux.idmaps import IdMaps
 from pyengine.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from pyengine.linux.trees import directories
 
@@ -49,18 +50,22 @@ _TYPES = {
 
 
 def pack(
-    root: int | str | os.PathLike[str], out: BinaryIO, whiteouts: Whiteouts = Whiteouts.PLAIN
+    root: int | str | os.PathLike[str],
+    out: BinaryIO,
+    whiteouts: Whiteouts = Whiteouts.PLAIN,
+    ids: IdMaps | None = None,
 ) -> None:
     """Write everything below directory ``root`` to ``out`` as an uncompressed tar.
 
     Sorted by path component; the root itself is not an entry. With ``Whiteouts.OVERLAY`` the
     directory is an overlay upper layer, whose whiteouts and opaque marks become ``.wh.`` entries.
     Sockets are left out (tar has no type for them). No symlink is followed, so a running container
-    may change its tree meanwhile; what vanishes is left out.
+    may change its tree meanwhile; what vanishes is left out. ``ids``: owners are written as they
+    are inside of these maps.
     """
     fd = os.open(root, _DIRECTORY_FLAGS) if not isinstance(root, int) else os.dup(root)
     try:
-        packer = Packer(out)
+        packer = Packer(out, ids)
         pack_directory(packer, fd, b"", whiteouts)
         packer.close()
     finally:
@@ -196,10 +201,12 @@ def _stats(directory: int) -> Iterator[tuple[str, os.stat_result]]:
 
 
 class Packer:
-    """Writes one tar. Paths are relative, without leading or trailing slash."""
+    """Writes one tar. Paths are relative, without leading or trailing slash. ``ids``: as for
+    :func:`pack`."""
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: BinaryIO, ids: IdMaps | None = None) -> None:
         self._out = out
+        self._ids = ids
         self._links: dict[tuple[int, int], bytes] = {}
 
     def add(self, directory: int, name: bytes, path: bytes, found: os.stat_result) -> bool:
@@ -210,6 +217,8 @@ class Packer:
         entry = Entry(path + b"/" if type == DIRECTORY else path, type)
         entry.mode = stat.S_IMODE(found.st_mode)
         entry.uid, entry.gid = found.st_uid, found.st_gid
+        if self._ids is not None:
+            entry.uid, entry.gid = self._ids.to_container(entry.uid, entry.gid)
         entry.mtime = found.st_mtime_ns
         if type == SYMLINK:
             try:

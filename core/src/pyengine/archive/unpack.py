@@ -35,6 +35,7 @@ from pyengine.archive.whiteouts import (
     is_overlay_xattr,
 )
 from pyengine.errors import InvalidParameter
+from pyengine.linux.idmaps import IdMaps, acting_as_root_of
 from pyengine.linux.syscalls import RESOLVE_IN_ROOT, openat2
 from pyengine.linux.trees import remove_tree
 
@@ -77,6 +78,7 @@ def unpack(
     keep_kinds: bool = False,
     keep_mounts: bool = False,
     rename: Callable[[bytes], bytes] | None = None,
+    ids: IdMaps | None = None,
 ) -> Deferred:
     """Unpack the uncompressed tar ``stream``, read to its end, into directory ``root``.
 
@@ -90,7 +92,8 @@ def unpack(
     symlinks still see ``root`` as the root. ``owner``: uid and gid for everything. ``keep_kinds``:
     ``InvalidParameter`` where a directory and something else would replace each other.
     ``keep_mounts``: ``OSError`` EBUSY where a mount point would be replaced; for trees in use.
-    ``rename``: gives every entry, and what hard links name, the name that it is to have.
+    ``rename``: gives every entry, and what hard links name, the name that it is to have. ``ids``:
+    owners in the archive are those inside of these maps, through which ``root`` may be shown.
 
     Raises ``InvalidParameter`` naming the entry for a bad archive, or for a layer in which over
     :data:`MOST_REPLACED` entries replace earlier ones; ``OSError`` for the disk's failures. What
@@ -98,7 +101,11 @@ def unpack(
     """
     fd = os.open(root, _DIRECTORY_FLAGS) if not isinstance(root, int) else os.dup(root)
     try:
-        return _Unpacker(fd, whiteouts, base, owner, keep_kinds, keep_mounts, rename).run(stream)
+        with acting_as_root_of(ids):
+            unpacker = _Unpacker(
+                fd, whiteouts, base, owner, keep_kinds, keep_mounts, rename, ids
+            )
+            return unpacker.run(stream)
     finally:
         os.close(fd)
 
@@ -144,6 +151,7 @@ class _Unpacker:
         keep_kinds: bool,
         keep_mounts: bool,
         rename: Callable[[bytes], bytes] | None,
+        ids: IdMaps | None,
     ) -> None:
         self._root = root
         self._whiteouts = whiteouts
@@ -152,6 +160,7 @@ class _Unpacker:
         self._keep_kinds = keep_kinds
         self._keep_mounts = keep_mounts
         self._rename = rename
+        self._ids = ids
         # Dictionaries for their order: equal streams give equal layers.
         self._hidden: dict[bytes, None] = {}
         self._opaques: dict[bytes, None] = {}
@@ -163,7 +172,7 @@ class _Unpacker:
         self._replaced = 0
         # What a new file has by itself, so that nothing need be said about it. In some directories
         # ("special") it has another group, and in some trees another mode than was asked for.
-        self._own = (os.geteuid(), os.getegid())
+        self._own = ids.root if ids else (os.geteuid(), os.getegid())
         self._special: set[int] = set()
         fresh = whiteouts.overlay and not _has_default_acl(root)
         self._odd_modes = 0o7000 | _umask() if fresh else 0o7777
@@ -202,6 +211,8 @@ class _Unpacker:
         self._times = _times(entry)
         if self._owner is not None:
             entry.uid, entry.gid = self._owner
+        if self._ids is not None:
+            entry.uid, entry.gid = self._ids.to_host(entry.uid, entry.gid)
         path = self._base + path
         directory, _, name = path.rpartition(b"/")
         if name.startswith(WHITEOUT) and self._whiteouts is not Whiteouts.PLAIN:

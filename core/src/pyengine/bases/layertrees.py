@@ -3,7 +3,7 @@ base. Below the driver's root::
 
     dir/<id>      the tree: of the layer and of all beneath it
     meta/<id>     its parent, and what it occupies itself
-    mnt/<id>      a committed layer, mounted read-only for a while
+    mnt/<id>      a layer that is mounted: a committed one read-only, or one with maps of ids
 
 A driver adds how a tree is copied. What a layer changed is found by comparing it with its parent.
 """
@@ -36,8 +36,10 @@ from pyengine.contracts.storage import (
 )
 from pyengine.errors import Conflict, InvalidParameter, NotFound
 from pyengine.faults import failpoint
-from pyengine.linux import syscalls
+from pyengine.linux import idmaps, syscalls
+from pyengine.linux.idmaps import IdMaps
 from pyengine.linux.mountinfo import mounts
+from pyengine.linux.mounts import attach, bind_tree
 
 _INIT = "-init"
 _EMPTY = "empty"
@@ -67,7 +69,10 @@ class LayerTrees(StorageDriver):
         """Make the empty directory ``target`` equal to ``source`` in everything a layer keeps."""
 
     def capabilities(self) -> frozenset[StorageCapability]:
-        return frozenset({StorageCapability.QUOTA} if self._quotas.available() else ())
+        found = {StorageCapability.ID_MAPS}
+        if self._quotas.available():
+            found.add(StorageCapability.QUOTA)
+        return frozenset(found)
 
     def status(self) -> list[tuple[str, str]]:
         return []
@@ -142,18 +147,39 @@ class LayerTrees(StorageDriver):
 
     # -- mounting ----------------------------------------------------------------------------
 
-    def mount(self, id: str, *, label: str = "", volatile: bool = False) -> Path:
+    def mount(
+        self,
+        id: str,
+        *,
+        label: str = "",
+        volatile: bool = False,
+        id_maps: IdMaps | None = None,
+    ) -> Path:
         tree = self._existing(id)
-        if not self._meta(id).committed:
-            return Path(tree)
+        committed = self._meta(id).committed
         target = f"{self._root}/mnt/{id}"
+        if not committed and id_maps is None and not os.path.isdir(target):
+            return Path(tree)  # as it lies on disk
         os.makedirs(target, 0o700, exist_ok=True)
         if os.lstat(target).st_ino != os.lstat(tree).st_ino:
-            syscalls.mount(tree, target, None, syscalls.MS_BIND)
-            syscalls.mount(
-                None, target, None, syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY
-            )
+            self._show(tree, target, read_only=committed, id_maps=id_maps)
         return Path(target)
+
+    def _show(self, tree: str, target: str, *, read_only: bool, id_maps: IdMaps | None) -> None:
+        view = bind_tree(tree, False)
+        try:
+            syscalls.mount_setattr(view, propagation=syscalls.MS_PRIVATE)
+            if read_only:
+                syscalls.mount_setattr(view, syscalls.MOUNT_ATTR_RDONLY)
+            if id_maps is not None:
+                idmaps.show_through(view, id_maps)
+            place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                attach(view, place)
+            finally:
+                os.close(place)
+        finally:
+            os.close(view)
 
     def unmount(self, id: str) -> None:
         check_id(id)

@@ -33,6 +33,7 @@ import msgspec
 
 from pyengine.contracts.base import Driver, Kind, Reconciled
 from pyengine.errors import Unsupported
+from pyengine.linux.idmaps import IdMaps
 
 
 class StorageCapability(enum.StrEnum):
@@ -46,6 +47,8 @@ class StorageCapability(enum.StrEnum):
     COPY_ON_WRITE = "copy-on-write"
     #: ``stage`` and ``finish``: layers are unpacked before their parents are there.
     STAGED_LAYERS = "staged-layers"
+    #: ``mount(id_maps=...)``, where the filesystem can as well. Since contract 1.1.
+    ID_MAPS = "id-maps"
 
 
 class ChangeKind(enum.IntEnum):
@@ -80,6 +83,7 @@ class LayerRecord(msgspec.Struct, frozen=True):
     options: dict[str, str] = {}
     label: str = ""
     volatile: bool = False
+    id_maps: IdMaps | None = None
 
 
 class StorageDriver(Driver):
@@ -164,12 +168,25 @@ class StorageDriver(Driver):
         """
 
     @abstractmethod
-    def mount(self, id: str, *, label: str = "", volatile: bool = False) -> Path:
+    def mount(
+        self,
+        id: str,
+        *,
+        label: str = "",
+        volatile: bool = False,
+        id_maps: IdMaps | None = None,
+    ) -> Path:
         """Mount writable or committed layer ``id`` in the host's mount namespace.
 
         Returns the merged directory, whose contents are the container's root. Mounted already:
         returns the same path. A committed layer is mounted read-only. ``volatile`` promises that
         the layer will be thrown away after a crash. Fast: on the hot path.
+
+        ``id_maps``, only with ``ID_MAPS``: the view is that of a user namespace. What is root's in
+        the layer belongs to ``id_maps.root`` in the view, and what that one makes there is root's
+        in the layer; ``diff``, ``changes`` and the disk tell nothing of the map, so the layer may
+        be mounted with another, or none, next time. In a view with maps only ids that have a place
+        in them can own anything. ``OSError`` EINVAL where the layer's filesystem cannot do it.
         """
 
     @abstractmethod

@@ -13,7 +13,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from pyengine.errors import InvalidParameter, Unsupported
+from pyengine.errors import InvalidParameter
 from pyengine.linux import syscalls as sys
 from pyengine.linux.syscalls import (
     MOUNT_ATTR_ATIME_MASK,
@@ -65,7 +65,9 @@ class Options(NamedTuple):
     """Mount options, sorted by what they act on.
 
     ``set``/``clear`` act on the mount, ``tree_set``/``tree_clear`` on it and all below (``rro``).
-    ``data`` goes to the file system. ``propagation``: (flag, recursive) in order.
+    ``data`` goes to the file system. ``propagation``: (flag, recursive) in order. ``id_map``: the
+    files are shown through the map of the container's user namespace, ``id_map_tree`` also those of
+    mounts below.
     """
 
     set: int
@@ -77,15 +79,18 @@ class Options(NamedTuple):
     bind: bool
     recursive: bool
     copy_up: bool
+    id_map: bool
+    id_map_tree: bool
 
 
 def parse_options(options: list[str]) -> Options:
-    """Sort the options of one mount of a runtime spec. Raises ``Unsupported`` for idmap."""
+    """Sort the options of one mount of a runtime spec (``config.md`` of the OCI, "mounts").
+    Raises ``InvalidParameter`` for ``remount``."""
     of_mount = [0, 0]
     of_tree = [0, 0]
     propagation: list[tuple[int, bool]] = []
     data: list[tuple[str, str | None]] = []
-    bind = recursive = copy_up = False
+    bind = recursive = copy_up = id_map = id_map_tree = False
     for option in options:
         if option in _ATTRIBUTES:
             _combine(of_mount, *_ATTRIBUTES[option])
@@ -98,7 +103,7 @@ def parse_options(options: list[str]) -> Options:
         elif option[:1] == "r" and option[1:] in _ATTRIBUTES:
             _combine(of_tree, *_ATTRIBUTES[option[1:]])
         elif option in ("idmap", "ridmap"):
-            raise Unsupported(f"mount option {option!r} is not supported")
+            id_map, id_map_tree = True, option == "ridmap"
         elif option == "remount":
             raise InvalidParameter("mount option 'remount' has no meaning in a new container")
         elif option in _NO_EFFECT or not option:
@@ -116,6 +121,8 @@ def parse_options(options: list[str]) -> Options:
         bind=bind,
         recursive=recursive,
         copy_up=copy_up,
+        id_map=id_map,
+        id_map_tree=id_map_tree,
     )
 
 

@@ -9,6 +9,7 @@ aarch64's (they share all those used here above 424; the rest come from tables).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 
@@ -248,6 +249,7 @@ MOUNT_ATTR_RELATIME = 0x0
 MOUNT_ATTR_NOATIME = 0x10
 MOUNT_ATTR_STRICTATIME = 0x20
 MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
 
 CLONE_PARENT = 0x8000
@@ -289,10 +291,17 @@ class _MountAttr(ctypes.Structure):
 
 
 def mount_setattr(
-    fd: int, set: int = 0, clear: int = 0, propagation: int = 0, *, recursive: bool = False
+    fd: int,
+    set: int = 0,
+    clear: int = 0,
+    propagation: int = 0,
+    *,
+    recursive: bool = False,
+    user_namespace: int = 0,
 ) -> None:
-    """mount_setattr(2) on the mount behind ``fd``; ``set`` and ``clear`` are MOUNT_ATTR_*."""
-    attributes = _MountAttr(set, clear, propagation, 0)
+    """mount_setattr(2) on the mount behind ``fd``; ``set`` and ``clear`` are MOUNT_ATTR_*.
+    ``user_namespace``: descriptor, for MOUNT_ATTR_IDMAP."""
+    attributes = _MountAttr(set, clear, propagation, user_namespace)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
     if _syscall(SYS_MOUNT_SETATTR, fd, b"", flags, ctypes.byref(attributes), size):
@@ -438,6 +447,17 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     )
     if _libc.capset(ctypes.byref(header), data):
         raise _fail("capset")
+
+
+def setfsid(uid: int, gid: int) -> None:
+    """setfsuid(2) and setfsgid(2) for this thread. ``PermissionError`` if it may not."""
+    _libc.setfsgid(ctypes.c_uint(gid))
+    _libc.setfsuid(ctypes.c_uint(uid))
+    # They never fail; an id that none can be only asks.
+    nobody = ctypes.c_uint(0xFFFFFFFF)
+    now = (_libc.setfsuid(nobody) & 0xFFFFFFFF, _libc.setfsgid(nobody) & 0xFFFFFFFF)
+    if now != (uid, gid):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), f"setfsuid {uid}:{gid}")
 
 
 def syncfs(path: str | bytes | os.PathLike[str]) -> None:

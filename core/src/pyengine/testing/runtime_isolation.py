@@ -81,6 +81,49 @@ class IsolationPromises:
         assert (world.image / "made").stat().st_uid == 100000
 
     @in_shim
+    def test_id_mapped_mounts(self, world: World) -> None:
+        """What is root's on disk is root's inside, and the other way round."""
+        os.system(f"chown -R 100000:100000 {world.image}")
+        shared = world.base / "shared"
+        shared.mkdir()
+        (shared / "theirs").write_text("x")
+        os.chown(shared / "theirs", 5, 6)
+        spec = world.spec(
+            "stat -c '%u:%g' /mapped /mapped/theirs /listed/theirs /plain/theirs; "
+            "echo new > /mapped/new; chown 7:8 /mapped/theirs; "
+            "echo x > /plain/new || echo refused; echo again > /dev/stdout"
+        )
+        mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        spec["linux"]["uidMappings"] = spec["linux"]["gidMappings"] = mapping
+        spec["linux"]["namespaces"].append({"type": "user"})
+        listed = bind(shared, "/listed")
+        listed["uidMappings"] = listed["gidMappings"] = mapping
+        spec["mounts"] += [bind(shared, "/mapped", "idmap"), listed, bind(shared, "/plain")]
+        lines = world.run(spec).output.splitlines()
+        assert lines[:4] == ["0:0", "5:6", "5:6", "65534:65534"]
+        assert "refused" in lines
+        assert lines[-1] == "again", "a program may open its output again"
+        found = os.stat(shared / "theirs")
+        assert (found.st_uid, found.st_gid) == (7, 8)
+        assert (shared / "new").stat().st_uid == 0
+        spec["process"]["args"] = ["sleep", "1000"]
+        with world.running(spec):
+            assert "more" in world.exec("echo more > /dev/stdout; id").output
+
+    @in_shim
+    def test_id_mapped_mounts_that_cannot_be(self, world: World) -> None:
+        spec = world.spec("true")
+        spec["mounts"].append(bind(world.base, "/mapped", "idmap"))
+        with pytest.raises(InvalidParameter, match="user namespace"):
+            world.run(spec)
+        mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        spec["linux"]["uidMappings"] = spec["linux"]["gidMappings"] = mapping
+        spec["linux"]["namespaces"].append({"type": "user"})
+        spec["mounts"][-1]["source"] = "/proc"
+        with pytest.raises(EngineError, match="map"):
+            world.run(spec)
+
+    @in_shim
     def test_nothing_leaks_into_the_container(self, world: World) -> None:
         """Neither into init nor into an exec: descriptors, environment, signals, rights."""
         os.environ["SECRET"] = "secret"

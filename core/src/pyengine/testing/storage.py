@@ -14,7 +14,7 @@ reason; its test must then fail, so an opt-out that came true is reported. ``bro
 whole suite without pytest, to prove the kit by drivers broken on purpose.
 
 The tests lie in files of their own, by theme: ``storage_layers``, ``storage_staging``,
-``storage_containers``, ``storage_recovery`` and ``storage_regressions``.
+``storage_containers``, ``storage_idmaps``, ``storage_recovery`` and ``storage_regressions``.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from pyengine.testing.storage_bench import (
     whiteout,
 )
 from pyengine.testing.storage_containers import ContainerTests
+from pyengine.testing.storage_idmaps import IdMapTests
 from pyengine.testing.storage_layers import LayerTests
 from pyengine.testing.storage_recovery import RecoveryTests
 from pyengine.testing.storage_regressions import RegressionTests
@@ -63,7 +64,9 @@ __all__ = [
 ]
 
 
-class StorageDriverSuite(LayerTests, StagingTests, ContainerTests, RecoveryTests, RegressionTests):
+class StorageDriverSuite(
+    LayerTests, StagingTests, ContainerTests, IdMapTests, RecoveryTests, RegressionTests
+):
     """What every storage driver must do. Subclass, and define ``factory``."""
 
     #: test name -> why this driver cannot

@@ -137,6 +137,10 @@ class Creation:
         if plan.new & syscalls.CLONE_NEWUSER:
             for name, content in (("uid_map", plan.uid_map), ("gid_map", plan.gid_map)):
                 _write_map(f"/proc/{self.pid}/{name}", content)
+        if plan.user_namespace:
+            plan.show_mapped(self.pid)
+            stdio = self.request.stdio
+            process.lend_stdio(self.pid, (stdio.stdin, stdio.stdout, stdio.stderr))
         process.raise_limits(self.pid, plan.process)
         if plan.process.oom_score_adj is not None:
             process.set_oom_score(self.pid, plan.process.oom_score_adj)

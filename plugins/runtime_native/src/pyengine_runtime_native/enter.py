@@ -55,7 +55,7 @@ def _fork(
     maker: Maker,
 ) -> Made:
     ours, theirs = channel.pair()
-    wait = bool(plan.raised_limits)
+    wait = bool(plan.raised_limits or record.namespaces & syscalls.CLONE_NEWUSER)
     with ours, theirs:
         process.block_signals()
         try:
@@ -69,6 +69,9 @@ def _fork(
         try:
             maker.namespaces_ready(pid)  # tells the shim whom to reap if this fails
             process.raise_limits(pid, plan)
+            if record.namespaces & syscalls.CLONE_NEWUSER:
+                stdio = request.stdio
+                process.lend_stdio(record.pid, (stdio.stdin, stdio.stdout, stdio.stderr))
             if plan.oom_score_adj is not None:
                 process.set_oom_score(pid, plan.oom_score_adj)
             if wait:

@@ -169,12 +169,40 @@ class InitPlan(msgspec.Struct):
         # Shared would carry what happens inside back to the host.
         mounts.adorn(mount.tree, mount.options, self.propagation or syscalls.MS_SLAVE)
 
+    def show_mapped(self, pid: int) -> None:
+        """Show what is to be id-mapped as the user namespace of process ``pid`` has it."""
+        mapped = [mount for mount in self.mounts if mount.options.id_map]
+        if not mapped:
+            return
+        namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for mount in mapped:
+                _show_mapped(mount, namespace)
+        finally:
+            os.close(namespace)
+
     def close(self) -> None:
         for fd in self.descriptors():
             os.close(fd)
         self.root_tree, self.join_fds = -1, []
         for mount in self.mounts:
             mount.tree, mount.parts = -1, []
+
+
+def _show_mapped(mount: MountPlan, namespace: int) -> None:
+    try:
+        syscalls.mount_setattr(
+            mount.tree,
+            syscalls.MOUNT_ATTR_IDMAP,
+            recursive=mount.options.id_map_tree,
+            user_namespace=namespace,
+        )
+    except OSError as error:
+        raise EngineError(
+            f"{mount.source} cannot be shown through the container's map of ids",
+            os.strerror(error.errno or 0),
+            "its filesystem may lack id-mapped mounts: mount it without idmap",
+        ) from None
 
 
 def _cgroup_parts(
@@ -216,7 +244,7 @@ def plan_init(id: str, spec: dict[str, Any], bundle: str) -> InitPlan:
     propagation = linux.get("rootfsPropagation") or ""
     if propagation and propagation not in mounts.PROPAGATION:
         raise InvalidParameter(f"unknown rootfsPropagation {propagation!r}")
-    planned = [_mount(m) for m in spec.get("mounts") or ()]
+    planned = [_mount(m, linux) for m in spec.get("mounts") or ()]
     hooks = spec.get("hooks") or {}
     _need_namespace(spec, new, joins)
     return InitPlan(
@@ -291,15 +319,14 @@ def _identity_map(entries: list[dict[str, int]] | None) -> bytes:
     return "".join(lines).encode()
 
 
-def _mount(entry: dict[str, Any]) -> MountPlan:
+def _mount(entry: dict[str, Any], linux: dict[str, Any]) -> MountPlan:
     target = os.path.normpath("/" + (entry.get("destination") or ""))
     target = "/" + target.lstrip("/")
     if target == "/":
         raise InvalidParameter("a mount cannot replace the container's root")
     options = mounts.parse_options(list(entry.get("options") or ()))
     fstype = entry.get("type") or ""
-    if entry.get("uidMappings") or entry.get("gidMappings"):
-        raise Unsupported(f"id-mapped mount on {target} is not supported")
+    options = _id_mapped(entry, options, target, linux)
     if options.bind or fstype == "bind":
         kind = "bind"
         if not entry.get("source"):
@@ -314,6 +341,26 @@ def _mount(entry: dict[str, Any]) -> MountPlan:
     if inside_proc:
         raise InvalidParameter(f"{target} cannot be mounted because it is inside /proc")
     return MountPlan(kind, target, fstype, entry.get("source") or "", options)
+
+
+def _id_mapped(
+    entry: dict[str, Any], options: mounts.Options, target: str, linux: dict[str, Any]
+) -> mounts.Options:
+    """A mount's own maps mean the option, as long as they are the container's."""
+    own = {key: entry[key] for key in ("uidMappings", "gidMappings") if entry.get(key)}
+    for key, mappings in own.items():
+        if mappings != linux.get(key):
+            raise Unsupported(
+                f"the mount on {target} has other {key} than the container",
+                help="leave them out: idmap alone means the container's",
+            )
+    if own and not options.id_map:
+        options = options._replace(id_map=True)
+    if options.id_map and not any(n["type"] == "user" for n in linux.get("namespaces") or ()):
+        raise InvalidParameter(f"the id-mapped mount on {target} needs a user namespace")
+    if options.id_map and not (options.bind or entry.get("type") == "bind"):
+        raise Unsupported(f"the mount on {target} is no bind, and cannot be id-mapped")
+    return options
 
 
 def _devices(linux: dict[str, Any]) -> list[Device]:

@@ -49,10 +49,13 @@ from pyengine.contracts.storage import (
 from pyengine.errors import Conflict, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.linux import syscalls
+from pyengine.linux.idmaps import IdMaps
 from pyengine.linux.mountinfo import filesystem_of, mounts
+from pyengine_storage_overlay2.mapped import MappedLayers
 from pyengine_storage_overlay2.mounting import (
     Overlay,
     in_user_namespace,
+    mapped_layers_supported,
     mount_overlay,
     open_overlay,
     volatile_supported,
@@ -94,6 +97,7 @@ class Overlay2(StorageDriver):
             )
         self._root = os.path.realpath(context.root)
         self._layers = LayerDirectories(self._root, self._root)
+        self._mapped = MappedLayers(self._root)
         size = layer_size(context.options.get("overlay2.size", "0"))
         self._quotas = LayerQuotas(self.name, self._root, default=size)
         self._init_lock = threading.Lock()
@@ -146,7 +150,12 @@ class Overlay2(StorageDriver):
             found.add(StorageCapability.VOLATILE)
         if self._quotas.available():
             found.add(StorageCapability.QUOTA)
+        if mapped_layers_supported():
+            found.add(StorageCapability.ID_MAPS)
         return frozenset(found)
+
+    def close(self) -> None:
+        self._mapped.close()
 
     def status(self) -> list[tuple[str, str]]:
         return [
@@ -286,14 +295,25 @@ class Overlay2(StorageDriver):
 
     # -- mounting ----------------------------------------------------------------------------
 
-    def mount(self, id: str, *, label: str = "", volatile: bool = False) -> Path:
+    def mount(
+        self,
+        id: str,
+        *,
+        label: str = "",
+        volatile: bool = False,
+        id_maps: IdMaps | None = None,
+    ) -> Path:
         self._existing(id)
         merged = f"{self._root}/{id}/merged"
         if self._is_mounted(id):
             return Path(merged)
         # Its mode is that of nobody's business: a mount hides it.
         os.makedirs(merged, 0o700, exist_ok=True)
-        mount_overlay(self._root, f"{id}/merged", self._overlay(id, label, volatile))
+        overlay = self._overlay(id, label, volatile)
+        if id_maps is None:
+            mount_overlay(self._root, f"{id}/merged", overlay)
+        else:
+            self._mapped.mount_overlay(f"{id}/merged", overlay, id_maps)
         return Path(merged)
 
     def unmount(self, id: str) -> None:
@@ -505,7 +525,9 @@ class Overlay2(StorageDriver):
         if size and self._quotas.restore(size, f"{self._root}/{id}/diff"):
             done.restored.append(f"size limit of {id}")
         if record.mounted and record.writable and not self._is_mounted(id):
-            self.mount(id, label=record.label, volatile=record.volatile)
+            self.mount(
+                id, label=record.label, volatile=record.volatile, id_maps=record.id_maps
+            )
             done.restored.append(f"mount of {id}")
 
     def _repair_link(self, name: str, done: Reconciled) -> None:

@@ -28,8 +28,11 @@ class Overlay(NamedTuple):
     volatile: bool = False
 
 
-def mount_overlay(root: str, target: str, overlay: Overlay) -> None:
+def mount_overlay(root: str, target: str, overlay: Overlay, layers: str = "") -> None:
     """Mount ``overlay`` at ``target`` (relative to ``root``, too).
+
+    ``layers``: another directory that shows what is in ``root``, from which the layers are taken;
+    relative to it.
 
     The options must fit a page. Where absolute paths do not, or where the root's own name has a
     character that overlay gives a meaning, a short-lived thread with a working directory of its own
@@ -37,12 +40,13 @@ def mount_overlay(root: str, target: str, overlay: Overlay) -> None:
     """
     # A path in the options is taken apart at commas and colons.
     awkward = any(character in root for character in ",:\\")
-    data = _data(overlay, "" if awkward else root + "/")
+    layers = layers and layers + "/"
+    data = _data(overlay, layers if awkward else f"{root}/{layers}")
     flags = 0 if overlay.upper else syscalls.MS_RDONLY
     if not awkward and len(data) < _PAGE:
-        _mount(f"{root}/{target}", flags, data, overlay, f"{root}/{overlay.work}")
+        _mount(f"{root}/{target}", flags, data, overlay, f"{root}/{layers}{overlay.work}")
         return
-    data = _data(overlay, "")
+    data = _data(overlay, layers)
     if len(data) >= _PAGE:
         raise OSError(errno.ENAMETOOLONG, "overlay mount options exceed a page", target)
 
@@ -52,7 +56,7 @@ def mount_overlay(root: str, target: str, overlay: Overlay) -> None:
         try:
             syscalls.unshare(_CLONE_FS)
             os.chdir(root)
-            _mount(target, flags, data, overlay, overlay.work)
+            _mount(target, flags, data, overlay, layers + overlay.work)
         except OSError as error:
             problem.append(error)
 
@@ -125,5 +129,15 @@ def in_user_namespace() -> bool:
 @cache
 def volatile_supported() -> bool:
     """Linux 5.10 brought the option."""
+    return _kernel() >= (5, 10)
+
+
+@cache
+def mapped_layers_supported() -> bool:
+    """Linux 5.19 made overlays of layers that are shown through a map of ids."""
+    return _kernel() >= (5, 19)
+
+
+def _kernel() -> tuple[int, int]:
     major, minor = os.uname().release.split(".")[:2]
-    return (int(major), int("".join(filter(str.isdigit, minor)) or 0)) >= (5, 10)
+    return int(major), int("".join(filter(str.isdigit, minor)) or 0)

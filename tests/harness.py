@@ -47,6 +47,8 @@ class EngineProcess:
         self.run = root / "run"
         self.socket = root / "s.sock"
         self.log = root / "daemon.log"
+        #: a command that the daemon is started by, with the daemon's as its arguments
+        self.wrapper: list[str] = []
         #: False: a daemon.json says where it lives, so no flags do.
         self.placed = True
         self.flags = list(flags)
@@ -68,7 +70,7 @@ class EngineProcess:
         """Start a daemon and wait until it answers."""
         command = [
             "nsenter", f"--net=/run/netns/{self.namespace}", "--",
-            self.python, "-m", "pyengine", "daemon",
+            *self.wrapper, self.python, "-m", "pyengine", "daemon",
         ]  # fmt: skip
         if self.placed:
             command += ["--data-root", str(self.data), "--exec-root", str(self.run),

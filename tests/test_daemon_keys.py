@@ -47,6 +47,7 @@ SHOWN_BY = {
     "default-network-opts": f"{CONFIG}::test_networks_and_names",
     "default-runtime": f"{KEYS}::test_defaults_of_containers",
     "default-shm-size": f"{CONFIG}::test_containers",
+    "userns-remap": "tests/e2e/test_e2e_userns.py::test_root_inside_is_nobody_outside",
     "default-ulimits": f"{CONFIG}::test_containers",
     "dns": f"{CONFIG}::test_networks_and_names",
     "dns-opts": f"{CONFIG}::test_networks_and_names",

@@ -51,7 +51,7 @@ def test_an_empty_file_and_none_are_the_defaults(read: Load, monkeypatch: Any, f
 
 def test_every_mistake_is_said_at_once_with_file_and_line(read: Load, file: Path) -> None:
     text = (
-        '{\n  "storage-drivr": "vfs",\n  "debug": "yes",\n  "userns-remap": "default",\n'
+        '{\n  "storage-drivr": "vfs",\n  "debug": "yes",\n  "selinux-enabled": true,\n'
         '  "mtu": 1400,\n  "dns": ["1.1.1.1", 2]\n}\n'
     )
     assert problems(read, text, "--log-levle", "info", "--mtu", "big") == [
@@ -59,8 +59,8 @@ def test_every_mistake_is_said_at_once_with_file_and_line(read: Load, file: Path
         "unknown flag 'info'",
         f"{file}:2: unknown key 'storage-drivr' (did you mean 'storage-driver'?)",
         f"{file}:3: 'debug': Expected `bool`, got `str`; found \"yes\"",
-        f"{file}:4: 'userns-remap' is not supported by pyengine: user namespaces are not in this "
-        'version; found "default"',
+        f"{file}:4: 'selinux-enabled' is not supported by pyengine: labels are not in this "
+        "version; found true",
         f"{file}:6: 'dns': Expected `str`, got `int` - at `$[1]`; found [\"1.1.1.1\", 2]",
         "--mtu: 'big' is no valid value (invalid literal for int() with base 10: 'big')",
     ]

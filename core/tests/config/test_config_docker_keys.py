@@ -53,10 +53,9 @@ def test_flags_of_such_keys(tmp_path: Path) -> None:
         "--raw-logs changes nothing: the log has no colours",
     ]
     with pytest.raises(ConfigError) as error:
-        loaded(tmp_path, {}, "--userns-remap=default", "--rootless")
+        loaded(tmp_path, {}, "--graph=/x", "--rootless")
     for line in (
-        "--userns-remap is not supported by pyengine: user namespaces are not in this version; "
-        "found 'default'",
+        "--graph is not supported by pyengine: it is called data-root; found '/x'",
         "--rootless is not supported by pyengine: this version needs root; found 'true'",
     ):
         assert line in error.value.detail

@@ -18,12 +18,12 @@ from pyengine.engine.model import (
     Ulimit,
 )
 from pyengine.errors import InvalidParameter, Unavailable
+from pyengine.linux.idmaps import IdMapping, IdMaps
 from pyengine.oci import capabilities, defaults
 from pyengine.oci.mounts import ResolvedMount
 from pyengine.oci.spec import (
     HOST,
     EngineOptions,
-    IdMapping,
     Namespaces,
     SpecInput,
     build,
@@ -50,8 +50,10 @@ def container(host: HostConfig | None = None, **config: Any) -> Container:
 
 
 def made(host: HostConfig | None = None, **more: Any) -> dict[str, Any]:
-    config = more.pop("config", {})
-    return build(SpecInput(container=container(host, **config), rootfs="/rootfs", **more))
+    config, id_maps = more.pop("config", {}), more.pop("id_maps", None)
+    record = container(host, **config)
+    record.id_maps = id_maps
+    return build(SpecInput(container=record, rootfs="/rootfs", **more))
 
 
 def mount(spec: dict[str, Any], destination: str) -> dict[str, Any]:
@@ -172,15 +174,26 @@ def test_namespaces() -> None:
 
 
 def test_user_namespace() -> None:
-    engine = EngineOptions(
-        uid_map=[IdMapping(0, 100000, 65536)], gid_map=[IdMapping(0, 200000, 65536)]
+    maps = IdMaps((IdMapping(0, 100000, 65536),), (IdMapping(0, 200000, 65536),))
+    volume = ResolvedMount(kind="volume", source="/v", destination="/v", id_mapped=True)
+    plain = ResolvedMount(kind="bind", source="/p", destination="/p")
+    spec = made(
+        namespaces=Namespaces(user=""),
+        id_maps=maps,
+        mounts=[volume, plain],
+        hosts_path="/hosts",
     )
-    spec = made(namespaces=Namespaces(user=""), engine=engine)
+    assert "idmap" in mount(spec, "/v")["options"]
+    assert "idmap" in mount(spec, "/etc/hosts")["options"]
+    assert "idmap" not in mount(spec, "/p")["options"]
     assert {"type": "user"} in spec["linux"]["namespaces"]
     assert spec["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 100000, "size": 65536}]
     assert spec["linux"]["gidMappings"][0]["hostID"] == 200000
     assert "net.ipv4.ping_group_range" not in spec["linux"]["sysctl"]
     assert "ro" not in mount(spec, "/sys/fs/cgroup")["options"]
+    assert mount(spec, "/dev/mqueue")["type"] == "mqueue"
+    spec = made(namespaces=Namespaces(user="", ipc=HOST), id_maps=maps)
+    assert mount(spec, "/dev/mqueue")["source"] == "/dev/mqueue"
 
 
 def test_sysctls_of_a_private_network() -> None:

@@ -102,9 +102,7 @@ def unpack(
     fd = os.open(root, _DIRECTORY_FLAGS) if not isinstance(root, int) else os.dup(root)
     try:
         with acting_as_root_of(ids):
-            unpacker = _Unpacker(
-                fd, whiteouts, base, owner, keep_kinds, keep_mounts, rename, ids
-            )
+            unpacker = _Unpacker(fd, whiteouts, base, owner, keep_kinds, keep_mounts, rename, ids)
             return unpacker.run(stream)
     finally:
         os.close(fd)

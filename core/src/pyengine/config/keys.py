@@ -126,6 +126,7 @@ class Config(msgspec.Struct, rename="kebab", kw_only=True, forbid_unknown_fields
     dns_search: list[str] = []
     default_ulimits: dict[str, UlimitDefault] = {}
     default_shm_size: str | int = 67108864
+    userns_remap: str = ""
     default_cgroupns_mode: str = ""
     default_ipc_mode: str = "private"
     cgroup_parent: str = ""
@@ -311,7 +312,6 @@ REFUSED = {
     ),
     "rootless": Refused("this version needs root", (False,)),
     "selinux-enabled": Refused("labels are not in this version", (False,)),
-    "userns-remap": Refused("user namespaces are not in this version", ("",)),
 }
 
 

@@ -20,6 +20,7 @@ from pyengine.contracts.logsink import LogSinkDriver
 from pyengine.contracts.security import SecurityPlugin
 from pyengine.contracts.storage import StorageDriver
 from pyengine.drivers import Catalog, Drivers, Places
+from pyengine.engine import remap
 from pyengine.engine.background import Background
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers import realtime
@@ -398,6 +399,7 @@ class Engine:
             init=config.init,
             init_path=init_path,
         )
+        id_maps = remap.resolve(config.userns_remap, make=True)
         devices = Devices(config.cdi_directories())
         self.database = Database(places.data_root / "engine.db")
         self.events = Events(self.database, self.hooks.engine_event)
@@ -420,6 +422,8 @@ class Engine:
         self.volumes.users = self._volume_users
         storage = self.drivers.get(Kind.STORAGE)
         assert isinstance(storage, StorageDriver)
+        if id_maps is not None:
+            remap.check_host(id_maps, places.data_root, storage)
         self.content = Content(self.database, ContentStore(places.data_root / "content"))
         self.images = Images(
             self.database,
@@ -447,6 +451,7 @@ class Engine:
                 dns_options=config.dns_opts,
                 devices=devices,
                 host_gateways=config.host_gateways(),
+                id_maps=id_maps,
                 realtime=share,
             ),
             self.drivers,
@@ -504,7 +509,7 @@ class Engine:
         self.system = System(
             config, places, host, self._registry, self.images, self.networks, self.drivers,
             self.hooks, init_path, lambda: self._warnings, self.registries, runtimes,
-            devices,
+            devices, remapped=id_maps is not None,
         )  # fmt: skip
         self._restore = Restore(
             places, self._registry, self.supervisor, self.lifecycle, removals, bundles, sandboxes,

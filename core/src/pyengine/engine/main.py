@@ -21,7 +21,7 @@ from pyengine import __version__, config, timestamps
 from pyengine.config.schema import schema
 from pyengine.contracts.frontend import Listener
 from pyengine.drivers import Catalog
-from pyengine.engine import listening
+from pyengine.engine import listening, remap
 from pyengine.engine.containers import realtime
 from pyengine.engine.engine import Engine
 from pyengine.engine.networks import defaultbridge
@@ -149,6 +149,7 @@ def _missing(settings: config.Config) -> list[str]:
     for look in (
         lambda: listening.certificates(settings),
         lambda: defaultbridge.request(settings, "own"),
+        lambda: remap.resolve(settings.userns_remap, make=False),
         lambda: realtime.check(host, (settings.cpu_rt_period, settings.cpu_rt_runtime)),
     ):
         try:

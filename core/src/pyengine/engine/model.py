@@ -14,6 +14,7 @@ import msgspec
 from msgspec import field
 
 from pyengine.contracts.firewall import PublishedPort
+from pyengine.linux.idmaps import IdMaps
 
 #: Networks that every engine has.
 PREDEFINED = ("bridge", "host", "none")
@@ -412,6 +413,8 @@ class Container(msgspec.Struct, kw_only=True):
     published: list[PublishedPort] = []
     sandbox_id: str = ""
     sandbox_key: str = ""
+    #: of its user namespace, as it was last started; None: it has none of its own
+    id_maps: IdMaps | None = None
     apparmor_profile: str = ""
     mount_label: str = ""
     process_label: str = ""

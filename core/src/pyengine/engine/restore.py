@@ -222,6 +222,7 @@ class Restore:
                             mounted=live.shim is not None,
                             options=(record.host_config.storage_opt or {}) if own else {},
                             volatile=own and record.host_config.auto_remove,
+                            id_maps=record.id_maps,
                         )
             calls = self._calls(Kind.STORAGE, name)
             result = await calls.within(120, driver.reconcile, known)

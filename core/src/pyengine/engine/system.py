@@ -51,7 +51,10 @@ class System:
         registries: Registries,
         runtimes: Runtimes,
         devices: Devices,
+        *,
+        remapped: bool = False,
     ) -> None:
+        self._remapped = remapped
         self._config = config
         self._places = places
         self._facts = facts
@@ -235,6 +238,8 @@ class System:
         for plugin in self._drivers.loaded(Kind.SECURITY):
             if isinstance(plugin, SecurityPlugin):
                 options += plugin.security_options()
+        if self._remapped:
+            options.append("name=userns")
         if self._facts.cgroup_namespaces and self._facts.cgroup_v2:
             options.append("name=cgroupns")
         return options

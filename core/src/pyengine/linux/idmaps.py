@@ -100,7 +100,8 @@ def namespace(maps: IdMaps) -> int:
         stderr=subprocess.DEVNULL,
         env={},
     )
-    assert holder.stdin is not None and holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout is not None
     try:
         failed = holder.stdout.readline().strip()
         if failed != b"0":
@@ -125,6 +126,23 @@ def show_through(tree: int, maps: IdMaps) -> None:
     """Show the files of a detached mount (``mounts.bind_tree``) through ``maps``. ``OSError``
     EINVAL where its filesystem or this kernel cannot."""
     syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_IDMAP, user_namespace=namespace(maps))
+
+
+class Mappable:
+    """Whether what is at a path can be shown through maps; remembered by filesystem."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, bool] = {}
+
+    def __call__(self, path: str | os.PathLike[str], maps: IdMaps | None) -> bool:
+        """False without maps. ``OSError`` for a path that is not there."""
+        if maps is None:
+            return False
+        device = os.stat(path).st_dev
+        found = self._known.get(device)
+        if found is None:
+            found = self._known[device] = can_show(path, maps)
+        return found
 
 
 def can_show(path: str | os.PathLike[str], maps: IdMaps) -> bool:

@@ -43,6 +43,7 @@ class ResolvedMount(msgspec.Struct, kw_only=True):
     default, rprivate. ``recursive``: bring along what is mounted below ``source``;
     ``read_only_recursive``: make that read-only as well (what Docker does by default).
     ``propagation_asked``: by the user, so that a source that cannot have it is an error.
+    ``id_mapped``: shown through the map of the container's user namespace.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class ResolvedMount(msgspec.Struct, kw_only=True):
     recursive: bool = True
     read_only_recursive: bool = True
     options: list[str] = []
+    id_mapped: bool = False
 
 
 def tmpfs_options(given: Iterable[str], writable: bool = True) -> list[str]:
@@ -139,6 +141,8 @@ def _entry(mount: ResolvedMount, linux: dict[str, Any]) -> dict[str, Any]:
             raise
         propagation = "rprivate"
     options.append(propagation)
+    if mount.id_mapped:
+        options.append("idmap")
     return {
         "destination": mount.destination,
         "type": "bind",

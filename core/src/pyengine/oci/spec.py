@@ -14,6 +14,7 @@ import msgspec
 
 from pyengine.engine.model import Container, HostConfig, Ulimit
 from pyengine.errors import InvalidParameter
+from pyengine.linux.idmaps import IdMapping
 from pyengine.oci import capabilities, devices, resources, security
 from pyengine.oci.defaults import (
     INIT_TARGET,
@@ -44,20 +45,11 @@ class Namespaces(msgspec.Struct, frozen=True):
     user: str = HOST
 
 
-class IdMapping(msgspec.Struct, frozen=True):
-    """``size`` ids from ``container`` on are those from ``host`` on."""
-
-    container: int
-    host: int
-    size: int
-
-
 class EngineOptions(msgspec.Struct, kw_only=True):
     """What the daemon's configuration says about every container. Made once; some of it changes
     when the daemon reads its configuration again.
 
-    ``init_path``: of the host, "" if none was found (see ``defaults.find_init``). ``uid_map`` and
-    ``gid_map``: of ``userns-remap``, used where the user namespace is new.
+    ``init_path``: of the host, "" if none was found (see ``defaults.find_init``).
     """
 
     default_ulimits: Mapping[str, Ulimit] = {}
@@ -65,8 +57,6 @@ class EngineOptions(msgspec.Struct, kw_only=True):
     no_new_privileges: bool = False
     init: bool = False
     init_path: str = ""
-    uid_map: Sequence[IdMapping] = ()
-    gid_map: Sequence[IdMapping] = ()
 
 
 class SpecInput(msgspec.Struct, kw_only=True):
@@ -124,6 +114,8 @@ def build(given: SpecInput) -> dict[str, Any]:
     linux["cgroupsPath"] = given.cgroups_path
     linux["resources"].update(resources.from_host_config(host))
     _namespaces(spec, given)
+    if given.namespaces.user != HOST and given.namespaces.ipc == HOST:
+        _lend_queues(spec)
     _devices(linux, host)
     assemble(
         spec,
@@ -207,7 +199,7 @@ def environment(
 
 
 def _namespaces(spec: dict[str, Any], given: SpecInput) -> None:
-    linux, engine, host = spec["linux"], given.engine, given.container.host_config
+    linux, host = spec["linux"], given.container.host_config
     wanted = given.namespaces
     listed: list[dict[str, str]] = [{"type": "mount"}]
     for kind in ("network", "uts", "pid", "ipc", "cgroup", "user"):
@@ -218,8 +210,10 @@ def _namespaces(spec: dict[str, Any], given: SpecInput) -> None:
             listed.append({"type": kind, "path": where})
     linux["namespaces"] = listed
     if wanted.user == "":
-        linux["uidMappings"] = [_mapping(item) for item in engine.uid_map]
-        linux["gidMappings"] = [_mapping(item) for item in engine.gid_map]
+        maps = given.container.id_maps
+        assert maps is not None, "a new user namespace has maps"
+        linux["uidMappings"] = [_mapping(item) for item in maps.uids]
+        linux["gidMappings"] = [_mapping(item) for item in maps.gids]
 
     sysctl = linux["sysctl"]
     if wanted.uts == "":
@@ -267,8 +261,15 @@ def _files(given: SpecInput) -> list[ResolvedMount]:
     """hosts, hostname and resolv.conf, unless the user mounts something there himself."""
     own = {mount.destination for mount in given.mounts}
     writable = not given.container.host_config.readonly_rootfs
+    mapped = given.container.id_maps is not None
     return [
-        ResolvedMount(kind="bind", source=source, destination=destination, writable=writable)
+        ResolvedMount(
+            kind="bind",
+            source=source,
+            destination=destination,
+            writable=writable,
+            id_mapped=mapped,
+        )
         for source, destination in (
             (given.resolv_path, "/etc/resolv.conf"),
             (given.hostname_path, "/etc/hostname"),
@@ -276,6 +277,13 @@ def _files(given: SpecInput) -> list[ResolvedMount]:
         )
         if source and destination not in own
     ]
+
+
+def _lend_queues(spec: dict[str, Any]) -> None:
+    """A user namespace cannot mount the message queues of another's IPC namespace anew."""
+    for mount in spec["mounts"]:
+        if mount["type"] == "mqueue":
+            mount |= {"type": "bind", "source": "/dev/mqueue", "options": ["rbind", "rprivate"]}
 
 
 def _init(spec: dict[str, Any], init_path: str) -> None:

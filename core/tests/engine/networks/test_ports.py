@@ -104,6 +104,7 @@ def test_dynamic_ports_rotate_and_skip_what_is_taken() -> None:
     ports.release("a")
     third = ask(ports, "c", {"80/tcp": bind()}).published[0].host_port
     assert [second, third] == [first + 1, first + 2]
+    assert ask(ports, "d", {"80/tcp": bind("0")}).published[0].host_port == first + 3
     busy = allocator(BoundSocket("tcp", "0.0.0.0", first, 1))
     assert ask(busy, "a", {"80/tcp": bind()}).published[0].host_port == first + 1
 

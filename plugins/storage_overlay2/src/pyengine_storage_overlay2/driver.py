@@ -525,9 +525,7 @@ class Overlay2(StorageDriver):
         if size and self._quotas.restore(size, f"{self._root}/{id}/diff"):
             done.restored.append(f"size limit of {id}")
         if record.mounted and record.writable and not self._is_mounted(id):
-            self.mount(
-                id, label=record.label, volatile=record.volatile, id_maps=record.id_maps
-            )
+            self.mount(id, label=record.label, volatile=record.volatile, id_maps=record.id_maps)
             done.restored.append(f"mount of {id}")
 
     def _repair_link(self, name: str, done: Reconciled) -> None:

@@ -20,18 +20,20 @@ from pyengine.contracts.base import Kind
 from pyengine.contracts.logging import LoggingDriver, record_attributes
 from pyengine.contracts.storage import StorageCapability, StorageDriver
 from pyengine.drivers import Drivers, Places
+from pyengine.engine import remap
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers import mounts, realtime
 from pyengine.engine.containers.links import Linked
 from pyengine.engine.containers.registry import Live, Registry
 from pyengine.engine.containers.resolv import write_network_files, write_resolv
 from pyengine.engine.logsinks import LogSinks
-from pyengine.engine.model import Container, MountPoint
+from pyengine.engine.model import Container, HostConfig, MountPoint
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.faults import failpoint
 from pyengine.hooks.manager import Hooks
-from pyengine.linux import syscalls, systemd
+from pyengine.linux import idmaps, syscalls, systemd
+from pyengine.linux.idmaps import IdMaps
 from pyengine.oci import devicerequests, users
 from pyengine.oci.cdi import Devices
 from pyengine.oci.mounts import ResolvedMount, tmpfs_options
@@ -93,6 +95,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     #: what ``host-gateway`` means in ``--add-host``; empty: the container's gateway
     host_gateways: Sequence[str] = ()
     devices: Devices = msgspec.field(default_factory=Devices)
+    #: of ``userns-remap``; None: containers have no user namespaces
+    id_maps: IdMaps | None = None
 
 
 class Bundles:
@@ -123,6 +127,12 @@ class Bundles:
         self._uses: Counter[str] = Counter()
         #: descriptors that are sources of mounts, until these are made
         self._sources: dict[str, list[int]] = {}
+        self._mappable = idmaps.Mappable()
+
+    @property
+    def id_maps(self) -> IdMaps | None:
+        """Of ``userns-remap``."""
+        return self._settings.id_maps
 
     @property
     def data_root(self) -> str:
@@ -163,13 +173,13 @@ class Bundles:
         container = live.record
         files = self.files(container)
         storage = self.storage(container)
-        calls = self.calls(Kind.STORAGE, storage.name)
+        container.id_maps = self._maps(container)
         volatile = (
             container.host_config.auto_remove
             and StorageCapability.VOLATILE in storage.capabilities()
         )
         rootfs, resolved = await asyncio.gather(
-            calls(storage.mount, container.layer, label=container.mount_label, volatile=volatile),
+            self._mount(container, container.layer, volatile=volatile),
             self.resolve_mounts(container),
         )
         realtime.allow(os.path.dirname(self.cgroup(container)), self._settings.realtime)
@@ -211,15 +221,15 @@ class Bundles:
         """The container's layer mounted for as long as the block runs, whatever the container does
         meanwhile. ``NotFound`` if it was just removed."""
         container = live.record
-        storage = self.storage(container)
-        calls = self.calls(Kind.STORAGE, storage.name)
         async with live.lock:
             if live.settling is not None:
                 # It has just ended: its unmounting must not come between.
                 await asyncio.shield(live.settling)
             if live.removed:
                 raise NotFound(f"No such container: {container.id}")
-            path = await calls(storage.mount, container.layer, label=container.mount_label)
+            if live.shim is None:
+                container.id_maps = self._maps(container)
+            path = await self._mount(container, container.layer)
             self._uses[container.id] += 1
         try:
             yield path
@@ -263,6 +273,16 @@ class Bundles:
         return os.open(merged, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     # -- inside --------------------------------------------------------------------------------
+
+    async def _mount(self, container: Container, layer: str, *, volatile: bool = False) -> Path:
+        storage = self.storage(container)
+        calls, label = self.calls(Kind.STORAGE, storage.name), container.mount_label
+        if container.id_maps is None:
+            # A driver of contract 1.0 does not know of maps.
+            return await calls(storage.mount, layer, label=label, volatile=volatile)
+        return await calls(
+            storage.mount, layer, label=label, volatile=volatile, id_maps=container.id_maps
+        )
 
     def _launch(
         self,
@@ -368,12 +388,10 @@ class Bundles:
                 destination=point.destination,
                 source=self._inside(path, subpath, user or container.id) if subpath else str(path),
                 writable=point.rw,
+                id_mapped=self._mappable(path, container.id_maps),
             )
         if point.type == "image":
-            storage = self.storage(container)
-            path = await self.calls(Kind.STORAGE, storage.name)(
-                storage.mount, point.layer, label=container.mount_label
-            )
+            path = await self._mount(container, point.layer)
             image = point.spec.image_options if point.spec else None
             return ResolvedMount(
                 kind="bind",
@@ -428,18 +446,40 @@ class Bundles:
         else:
             net = ""
         cgroupns = host.cgroupns_mode or self._settings.cgroupns
+        lender = remap.shared_with(container, self._joined(host))
+        user = HOST if container.id_maps is None else ""
         return Namespaces(
             network=net,
             pid=self._mode(host.pid_mode, "pid"),
             ipc="" if host.ipc_mode in ("none", "shareable") else self._mode(host.ipc_mode, "ipc"),
             uts=HOST if host.uts_mode == "host" else "",
             cgroup="" if cgroupns == "private" else HOST,
+            user=f"/proc/{lender.state.pid}/ns/user" if lender else user,
         )
 
     def _mode(self, mode: str, kind: str) -> str:
         if mode in ("", "private"):
             return ""
         return HOST if mode == "host" else self._of_other(mode, kind, kind.upper())
+
+    def _maps(self, container: Container) -> IdMaps | None:
+        """Of the user namespace that it will have when it is started."""
+        host = container.host_config
+        if host.userns_mode == "host" or self._settings.id_maps is None:
+            return None
+        for other in self._joined(host):
+            if other.id_maps is not None:
+                return other.id_maps
+        return self._settings.id_maps
+
+    def _joined(self, host: HostConfig) -> list[Container]:
+        """The containers whose namespaces it joins; those that are gone are left out."""
+        found = []
+        for mode in (host.network_mode, host.pid_mode, host.ipc_mode):
+            if mode.startswith("container:"):
+                with contextlib.suppress(EngineError):
+                    found.append(self._registry.live(mode.removeprefix("container:")).record)
+        return found
 
     def _of_other(self, mode: str, kind: str, what: str) -> str:
         other = self._registry.live(mode.removeprefix("container:")).record
@@ -468,6 +508,8 @@ class Bundles:
                 size = container.host_config.shm_size or self._settings.engine.shm_size
                 flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
                 syscalls.mount("shm", files.shm, "tmpfs", flags, f"mode=1777,size={size}")
+                if container.id_maps is not None:
+                    os.chown(files.shm, *container.id_maps.root)
             return str(files.shm)
         return ""
 

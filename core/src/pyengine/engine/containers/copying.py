@@ -27,7 +27,7 @@ from pyengine.engine.model import Container
 from pyengine.engine.threads import on_thread
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import EngineError, InvalidParameter
-from pyengine.linux import mounts, syscalls, views
+from pyengine.linux import idmaps, mounts, syscalls, views
 from pyengine.linux.views import Graft, View
 from pyengine.oci import users
 from pyengine.oci.mounts import ResolvedMount
@@ -49,7 +49,7 @@ class Copying:
     async def stat(self, ref: str, path: str) -> PathStat:
         live = self._look_up(ref, path)
         async with self._view(live) as view:
-            return await on_thread("copy", RootView(view, ref).stat, path)
+            return await on_thread("copy", self._tree(live, view, ref).stat, path)
 
     async def read(
         self,
@@ -72,7 +72,7 @@ class Copying:
                 tree.pack(path, packed)
 
         async with self._view(live) as view:
-            tree = RootView(view, ref)
+            tree = self._tree(live, view, ref)
             begin(await on_thread("copy", tree.stat, path))
             self._emit(live, "archive-path")
             await on_thread("copy", pack, tree)
@@ -108,7 +108,7 @@ class Copying:
             )
 
         async with self._view(live) as view:
-            await on_thread("copy", unpack, RootView(view, ref))
+            await on_thread("copy", unpack, self._tree(live, view, ref))
         self._emit(live, "extract-to-dir")
 
     def _look_up(self, ref: str, path: str) -> Live:
@@ -117,6 +117,9 @@ class Copying:
         if "\0" in path:
             raise InvalidParameter("bad parameter: path cannot have a zero byte in it")
         return self._registry.live(ref)
+
+    def _tree(self, live: Live, view: View, ref: str) -> RootView:
+        return RootView(view, ref, live.record.id_maps)
 
     def _emit(self, live: Live, action: str) -> None:
         self._events.emit("container", action, live.id, attributes(live.record))
@@ -146,6 +149,7 @@ class Copying:
     def _assemble(
         self, container: Container, shim: int, rootfs: Path, resolved: Sequence[ResolvedMount]
     ) -> View:
+        maps = container.id_maps
         root = mounts.bind_tree(str(rootfs), False)
         grafts: list[Graft] = []
         try:
@@ -153,11 +157,15 @@ class Copying:
             for file, destination in files.mounted():
                 if file.exists():
                     grafts.append(Graft(mounts.bind_tree(str(file), False), destination))
+                    if maps is not None:
+                        idmaps.show_through(grafts[-1].tree, maps)
             for mount in resolved:
                 if mount.kind != "tmpfs":
                     grafts.append(
                         Graft(mounts.bind_tree(mount.source, mount.recursive), mount.destination)
                     )
+                    if mount.id_mapped and maps is not None:
+                        idmaps.show_through(grafts[-1].tree, maps)
                     if not mount.writable:
                         deep = mount.recursive and mount.read_only_recursive
                         syscalls.mount_setattr(
@@ -169,7 +177,8 @@ class Copying:
                 grafts += [Graft(tree, destination) for destination, tree in borrowed.items()]
             # What lies deeper comes later, and of two in one place the user's own is the upper.
             grafts.sort(key=lambda graft: graft.destination.count("/"))
-            return views.assemble(root, grafts, read_only=container.host_config.readonly_rootfs)
+            with idmaps.acting_as_root_of(maps):
+                return views.assemble(root, grafts, read_only=container.host_config.readonly_rootfs)
         finally:
             for fd in (root, *(graft.tree for graft in grafts)):
                 os.close(fd)

@@ -20,6 +20,7 @@ from pyengine.archive import Packer, Whiteouts, unpack
 from pyengine.archive.inuse import mount_id
 from pyengine.archive.pack import pack_directory
 from pyengine.errors import EngineError, InvalidParameter, NotFound
+from pyengine.linux.idmaps import IdMaps
 from pyengine.linux.syscalls import openat2
 from pyengine.linux.views import View
 
@@ -50,11 +51,13 @@ class PathStat(msgspec.Struct, frozen=True, rename="camel"):
 
 class RootView:
     """One container's tree. ``container``: what it was called by, for messages. Every ``OSError``
-    of a look-up becomes ``NotFound`` or an ``EngineError`` in Docker's words."""
+    of a look-up becomes ``NotFound`` or an ``EngineError`` in Docker's words. ``ids``: of its user
+    namespace; owners in archives are those inside."""
 
-    def __init__(self, view: View, container: str) -> None:
+    def __init__(self, view: View, container: str, ids: IdMaps | None = None) -> None:
         self._view = view
         self._container = container
+        self._ids = ids
 
     def stat(self, path: str) -> PathStat:
         fd = self._open(path)
@@ -77,7 +80,7 @@ class RootView:
         above, _, name = path.rpartition("/")
         parent = self._open(above + "/")
         try:
-            packer = Packer(out)
+            packer = Packer(out, self._ids)
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
             packer.add(parent, os.fsencode(name), os.fsencode(name), found)
             packer.close()
@@ -121,6 +124,7 @@ class RootView:
                 owner=owner,
                 keep_kinds=keep_kinds,
                 keep_mounts=True,
+                ids=self._ids,
             )
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
@@ -135,7 +139,7 @@ class RootView:
         # With a descriptor that can be read; the one in hand is only a place.
         directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
         try:
-            packer = Packer(out)
+            packer = Packer(out, self._ids)
             packer.add(directory, b".", name, os.fstat(directory))
             pack_directory(packer, directory, name + b"/", Whiteouts.PLAIN)
             packer.close()

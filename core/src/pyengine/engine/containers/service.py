@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from pyengine import timestamps
-from pyengine.archive import pack
+from pyengine.archive import Whiteouts, pack
 from pyengine.contracts.base import Kind
 from pyengine.contracts.logging import LogChunk, LogQuery, record_attributes
 from pyengine.contracts.runtime import RuntimeStats
 from pyengine.contracts.storage import Change, StorageDriver
 from pyengine.contracts.volume import VolumeRecord
 from pyengine.drivers import Drivers
-from pyengine.engine import names
+from pyengine.engine import names, remap
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers import health, imagemounts, links, mounts, updates
 from pyengine.engine.containers.attachments import PendingAttachment
@@ -47,7 +47,7 @@ from pyengine.engine.model import (
     NetworkingConfig,
     Status,
 )
-from pyengine.engine.networks.ports import parse_port, parse_range
+from pyengine.engine.networks.ports import host_ports, parse_port
 from pyengine.engine.prune import PruneFilters, Turn
 from pyengine.engine.threads import on_thread
 from pyengine.engine.timings import CONTAINER_ACTIONS, timed
@@ -511,7 +511,7 @@ class Containers:
         """Write the root as one tar to ``out``; what is mounted in it is not part of it."""
         live = self._registry.live(ref)
         async with self._bundles.mounted(live) as path:
-            await on_thread("export", pack, path, out)
+            await on_thread("export", pack, path, out, Whiteouts.PLAIN, live.record.id_maps)
         self._events.emit("container", "export", live.id, attributes(live.record))
 
     # -- inside --------------------------------------------------------------------------------
@@ -528,6 +528,7 @@ class Containers:
         self._hooks.security_validate(host)
         check_extra_hosts(host.extra_hosts or [])
         check_settings(config, host)
+        remap.check(host, self._bundles.id_maps)
         self._bundles.check_cgroup_parent(host.cgroup_parent)
         devicerequests.check(host.device_requests or (), self._defaults.devices)
         if config.stop_signal:
@@ -535,8 +536,7 @@ class Containers:
         for key, bindings in (host.port_bindings or {}).items():
             parse_port(key)
             for binding in bindings or ():
-                if binding.host_port:
-                    parse_range(binding.host_port)
+                host_ports(binding.host_port)
         for link in host.links or ():
             self._check_link(link.partition(":")[0])
         adapt(

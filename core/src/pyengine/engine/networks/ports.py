@@ -147,7 +147,7 @@ class PortAllocator:
                     protocol,
                     port,
                     self._addresses(binding.host_ip or default),
-                    parse_range(binding.host_port) if binding.host_port else range(0),
+                    host_ports(binding.host_port),
                 )
 
     def _addresses(self, text: str) -> list[str]:
@@ -266,6 +266,12 @@ def parse_range(text: str) -> range:
         if found:
             return found
     raise InvalidParameter(f'invalid port specification: "{text}"')
+
+
+def host_ports(text: str) -> range:
+    """``HostPort`` of a binding: the ports to choose from, none for any that is free (Docker has
+    "0" for that, too)."""
+    return range(0) if text in ("", "0") else parse_range(text)
 
 
 def merge(ports: Iterable[PublishedPort]) -> list[PublishedPort]:

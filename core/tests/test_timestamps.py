@@ -70,7 +70,7 @@ def test_queries(text: str, ns: int) -> None:
     assert parse_query(text, at=MOMENT) == ns
 
 
-@pytest.mark.parametrize("text", ["yesterday", "1x", "10 s", "1h-30m", "99999999999"])
+@pytest.mark.parametrize("text", ["yesterday", "1x", "10 s", "1h-30m", "999999999999"])
 def test_queries_that_are_wrong(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_query(text)

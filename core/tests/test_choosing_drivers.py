@@ -284,6 +284,28 @@ class Slow(Good):
     assert quick.told == [{"asked": "x"}, {}]  # type: ignore[attr-defined]
 
 
+def test_one_that_cannot_be_closed_keeps_no_other_open(
+    add: Add, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(
+        "fake-ends", {"bad": "fake_ends:Bad", "fine": "fake_ends:Fine"},
+        fake_ends=GOOD + """
+class Bad(Good):
+    name = "bad"
+    def close(self): raise RuntimeError("stuck")
+class Fine(Good):
+    closed = False
+    def close(self): self.closed = True
+""",
+    )  # fmt: skip
+    found = Drivers(Catalog(), places(tmp_path), {})
+    found.get(Kind.VOLUME, "bad")
+    fine = found.get(Kind.VOLUME, "fine")
+    found.close()
+    assert fine.closed  # type: ignore[attr-defined]
+    assert "volume driver bad while closing: stuck" in caplog.text
+
+
 def test_when_nothing_works_every_reason_is_named(
     add: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ def engine(
         process.start()
         process.docker("import", "-c", "CMD sh", str(busybox), "busybox:latest")
         yield process
-        assert leftovers(process) == []
+        eventually(lambda: not leftovers(process))
     finally:
         process.dispose()
 

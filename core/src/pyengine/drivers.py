@@ -373,8 +373,12 @@ class Drivers:
         return taken
 
     def close(self) -> None:
+        """Each driver lets go of what it holds. What one raises keeps no other from it."""
         for driver in self._instances.values():
-            driver.close()
+            try:
+                driver.close()
+            except Exception as error:
+                log.warning("%s driver %s while closing: %s", driver.kind.value, driver.name, error)
 
     def options(self, kind: Kind, name: str) -> dict[str, str]:
         """Options configured for a driver: they belong to the one that was named with them, or to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import os
@@ -252,6 +253,8 @@ class Engine:
         await self.supervisor.close(keep_shims=True)
         self.database.close()
         await asyncio.to_thread(self.hooks.engine_closing)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self.drivers.close), 2)
 
     # -- inside ------------------------------------------------------------------------------------
 

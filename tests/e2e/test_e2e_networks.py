@@ -135,3 +135,29 @@ def test_names_of_links(docker: Docker, network: Any) -> None:
         code=125,
         says="invalid interface name 'a/b'",
     )
+
+
+def test_what_does_not_run_may_be_connected_anew(docker: Docker, network: Any) -> None:
+    """Its place on the network is then as the last request says."""
+    net, name = network(), docker.name()
+    docker("create", "--name", name, "--network", net, "busybox", "sleep", "1000")
+    docker("network", "connect", "--alias", "first", net, name)
+    docker("network", "connect", "--alias", "second", net, name)
+    docker("start", name)
+    shown = json.loads(docker.out("inspect", name))[0]["NetworkSettings"]["Networks"][net]
+    assert "second" in shown["Aliases"]
+    assert "first" not in shown["Aliases"]
+    done = docker("network", "connect", net, name, check=False)
+    assert f"endpoint with name {name} already exists in network {net}" in done.stderr
+
+
+def test_an_address_that_no_network_card_has(docker: Docker, network: Any) -> None:
+    net, name = network(), docker.name()
+    body: dict[str, Any] = {"Image": "busybox", "MacAddress": "02:42:ac"}
+    status, answer = docker.engine.api("POST", "/v1.45/containers/create", body)
+    words = "invalid config for network bridge: invalid MAC address 02:42:ac"
+    assert (status, answer["message"]) == (400, words)
+    docker("create", "--name", name, "busybox", "true")
+    body = {"Container": name, "EndpointConfig": {"MacAddress": "x"}}
+    status, answer = docker.engine.api("POST", f"/networks/{net}/connect", body)
+    assert (status, answer["message"]) == (400, "invalid MAC address x")

@@ -97,7 +97,11 @@ def test_filters_that_do_not_exist(engine: EngineProcess) -> None:
         ("containers", {"until": ["x"]}, 'failed to parse value as time or duration: "x"'),
         ("networks", {"until": ["1h", "2h"]}, "more than one until filter specified"),
         ("volumes", {"until": ["1h"]}, "invalid filter 'until'"),
-        ("build", {"nonsense": ["x"]}, "invalid filter 'nonsense'"),
+        (
+            "build",
+            {"nonsense": ["x"]},
+            "failed to prune build cache: invalid filter 'nonsense'",
+        ),
         ("volumes", {"all": ["x"]}, "invalid filter 'all=[x]'"),
     ):
         assert prune(engine, kind, **filters) == (400, {"message": message})

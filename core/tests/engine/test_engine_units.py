@@ -433,6 +433,14 @@ def test_the_image_fills_what_is_open() -> None:
         assert getattr(config, name) == getattr(IMAGE, name), name
 
 
+def test_empty_lists_of_words() -> None:
+    assert merged(cmd=[]).cmd == ["-d"]
+    config = merged(entrypoint=[], cmd=[])
+    assert (config.entrypoint, config.cmd) == ([], ["-d"])
+    config = merged(entrypoint=[""])
+    assert (config.entrypoint, config.cmd) == (None, None)
+
+
 def test_the_request_beats_the_image() -> None:
     config = merged(user="root", working_dir="/", stop_signal="TERM", stop_timeout=0,
                     env=["B=mine", "C"], labels={"b": "mine"}, exposed_ports={"81/udp": {}},

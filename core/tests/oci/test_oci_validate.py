@@ -99,7 +99,7 @@ def test_defaults_are_filled_in() -> None:
         ({"blkio_weight": 9}, "Range of blkio weight is from 10 to 1000"),
         (
             {"io_maximum_iops": 1},
-            "Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps",
+            "Invalid QoS settings: linux does not support configuration of maximum IOPs",
         ),
         (
             {"cpu_realtime_period": 1, "cpu_realtime_runtime": 2},

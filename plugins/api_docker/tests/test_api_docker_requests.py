@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from pyengine.engine.model import State, Status
+from pyengine.errors import InvalidParameter
+
 
 @pytest.mark.parametrize("prefix", ["", "/v1.24", "/v1.51"])
 async def test_ping(client: Any, prefix: str) -> None:
@@ -274,3 +277,45 @@ async def test_names_of_fields_in_any_case(client: Any) -> None:
     assert (await client.ask("POST", "/containers/a1/exec", body)).status == 201
     config = client.engine.execs.config
     assert (config.cmd, config.detach_keys, config.console_size) == (["cat"], "ctrl-p", [1, 2])
+
+
+@pytest.mark.parametrize("tty", [False, True])
+async def test_detach_keys_are_read_whether_they_can_be_typed_or_not(
+    client: Any, make_container: Any, tty: bool
+) -> None:
+    found = make_container()
+    found.config.tty = tty
+    client.engine.containers.known[found.id] = found
+    answer = await client.ask("POST", "/containers/a1/attach?detachKeys=ctrl-1")
+    assert answer.status == 400
+    assert answer.message.startswith("Invalid detach keys (ctrl-1) provided")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "attach?logs=1"), ("POST", "attach"), ("GET", "attach/ws")]
+)
+async def test_nobody_attaches_to_what_is_paused(
+    client: Any, make_container: Any, method: str, path: str
+) -> None:
+    found = make_container(state=State(status=Status.PAUSED, pid=1))
+    client.engine.containers.known[found.id] = found
+    answer = await client.ask(method, f"/containers/a1/{path}")
+    assert answer.status == 409
+    assert answer.message == "container a1 is paused, unpause the container before attach"
+
+
+async def test_a_signal_that_does_not_exist_is_told_with_what_it_was_for(client: Any) -> None:
+    async def refuse(ref: str, timeout: int | None, signal: str) -> None:
+        raise InvalidParameter(f"invalid signal: {signal}")
+
+    client.engine.containers.stop = client.engine.containers.restart = refuse
+    answer = await client.ask("POST", "/containers/a1/stop?signal=X")
+    assert (answer.status, answer.message) == (
+        400,
+        "cannot stop container: a1: invalid signal: X",
+    )
+    answer = await client.ask("POST", "/containers/a1/restart?signal=X")
+    assert (answer.status, answer.message) == (
+        400,
+        "Cannot restart container a1: invalid signal: X",
+    )

@@ -6,8 +6,11 @@ import ipaddress
 import time
 from pathlib import Path
 
+import pytest
+
 from pyengine.contracts.base import DriverContext
 from pyengine.contracts.ipam import PoolRequest
+from pyengine.errors import InvalidParameter
 from pyengine_ipam_default import DefaultIpam
 from pyengine_ipam_default.pools import AddressPool, default_pools, first_free
 
@@ -22,6 +25,16 @@ def test_dockers_order() -> None:
     subnets = [ipam.request_pool(PoolRequest()).subnet for _ in range(17)]
     assert subnets[:15] == [f"172.{n}.0.0/16" for n in range(17, 32)]
     assert subnets[15:] == ["192.168.0.0/20", "192.168.16.0/20"]
+
+
+@pytest.mark.parametrize("text", ["10.1.1.1", "10.1.1.1/33", "300.1.1.1/8", "x"])
+def test_what_is_no_subnet(text: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        driver().request_pool(PoolRequest(subnet=text))
+    assert caught.value.message() == f"invalid subnet {text}: invalid CIDR block notation"
+    with pytest.raises(InvalidParameter) as caught:
+        driver().request_pool(PoolRequest(subnet="10.0.0.0/8", range=text))
+    assert caught.value.message() == f"invalid range {text}: invalid CIDR block notation"
 
 
 def test_thirty_one_networks_are_all() -> None:

@@ -183,10 +183,10 @@ def _expose(config: ContainerConfig, text: str) -> None:
         if protocol not in ("tcp", "udp", "sctp"):
             raise InvalidParameter(f"invalid proto: {protocol}")
         if not (first.isdigit() and (last or first).isdigit()):
-            raise InvalidParameter(f"invalid containerPort: {numbers}")
+            raise InvalidParameter(f"Invalid containerPort: {numbers}")
         low, high = int(first), int(last or first)
         if not 0 <= low <= high <= 65535:
-            raise InvalidParameter(f"invalid containerPort: {numbers}")
+            raise InvalidParameter(f"Invalid containerPort: {numbers}")
         ports |= {f"{port}/{protocol}": {} for port in range(low, high + 1)}
     config.exposed_ports = ports
 

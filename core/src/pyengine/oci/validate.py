@@ -363,8 +363,9 @@ def _blkio(host: HostConfig, facts: HostFacts, warnings: list[str]) -> None:
     if host.blkio_weight and not 10 <= host.blkio_weight <= 1000:
         raise InvalidParameter("Range of blkio weight is from 10 to 1000")
     if host.io_maximum_bandwidth or host.io_maximum_iops:
+        most = "bandwidth" if host.io_maximum_bandwidth else "IOPs"
         raise InvalidParameter(
-            "Invalid QoS settings: linux does not support Maximum IO Bandwidth or Maximum IO IOps"
+            f"Invalid QoS settings: linux does not support configuration of maximum {most}"
         )
     if host.blkio_weight_device and not facts.blkio_weight_device:
         warnings.append(_lacks("Block I/O weight_device", "Weight-device discarded."))

@@ -47,7 +47,7 @@ class DefaultIpam(IpamDriver):
         with self._lock:
             given = [leases.network for leases in self._pools.values()]
             if request.subnet:
-                subnet = _network(request.subnet, "subnet")
+                subnet = _asked(request.subnet, "subnet")
                 other = overlapping(subnet, given + avoid)
                 if other is not None:
                     raise Conflict(
@@ -63,6 +63,8 @@ class DefaultIpam(IpamDriver):
                         help=f"remove networks, name a subnet, or widen {_OPTION}",
                     )
                 subnet = _network(found, "subnet")
+            if request.range:
+                _asked(request.range, "range")
             leases = _Leases(subnet, request.range)
             gateway = leases.special(request.gateway, "gateway") or leases.first_usable()
             auxiliary = {
@@ -181,8 +183,15 @@ class _Leases:
         return str(ipaddress.ip_address(number.to_bytes(self.network.max_prefixlen // 8)))
 
 
+def _asked(text: str, what: str) -> Network:
+    """One that a user wrote, who may have forgotten its length."""
+    if "/" not in text:
+        raise InvalidParameter(f"invalid {what} {text}", "invalid CIDR block notation")
+    return _network(text, what)
+
+
 def _network(text: str, what: str) -> Network:
     try:
         return ipaddress.ip_network(text, strict=False)
-    except ValueError as error:
-        raise InvalidParameter(f"invalid {what} {text!r}", str(error)) from None
+    except ValueError:
+        raise InvalidParameter(f"invalid {what} {text}", "invalid CIDR block notation") from None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal as signals
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -580,8 +581,10 @@ def attributes(record: Container) -> dict[str, str]:
 def signal_number(signal: str) -> int:
     """``SIGTERM``, ``TERM``, ``term``, ``15``, ``RTMIN+3``: a number, or ``InvalidParameter``."""
     text = signal.strip().upper()
-    if text.isdigit() and int(text):
-        if int(text) <= signals.SIGRTMAX:
+    if text == "0":
+        raise InvalidParameter(f"invalid signal: {signal}")
+    if re.fullmatch(r"[+-]?[0-9]{1,9}", text):
+        if 0 < int(text) <= signals.SIGRTMAX:
             return int(text)
         raise InvalidParameter(f"the linux daemon does not support signal {signal}")
     name = text.removeprefix("SIG")

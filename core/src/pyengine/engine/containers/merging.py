@@ -23,11 +23,13 @@ def merge_image(config: ContainerConfig, image: ContainerConfig) -> None:
         for field in config.healthcheck.__struct_fields__:
             if not getattr(config.healthcheck, field):
                 setattr(config.healthcheck, field, getattr(image.healthcheck, field))
-    if config.entrypoint is None or config.entrypoint == [""]:
-        cleared = config.entrypoint == [""]
-        if config.cmd is None and not cleared:
-            config.cmd = image.cmd
-        config.entrypoint = None if cleared else image.entrypoint
+    if config.entrypoint == [""]:
+        # how clients clear it, and with it the command that was meant for it
+        config.entrypoint = None
+    elif not config.entrypoint:
+        config.cmd = config.cmd or image.cmd
+        if config.entrypoint is None:
+            config.entrypoint = image.entrypoint
     names_set = {item.partition("=")[0] for item in config.env or []}
     inherited = [i for i in image.env or [] if i.partition("=")[0] not in names_set]
     config.env = [*(config.env or []), *inherited]

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 #: ioctl_nsfs(2): what kind of namespace a descriptor is of.
 NS_GET_NSTYPE = 0xB703
+
+_OCTET = "[0-9A-Fa-f]{2}"
+#: A MAC address in any of the notations that there are (IEEE 802, 48 bits).
+_MAC = f"{_OCTET}((:{_OCTET}){{5}}|(-{_OCTET}){{5}}|{_OCTET}(\\.{_OCTET}{_OCTET}){{2}})"
 
 
 class Sandboxes:
@@ -74,6 +79,10 @@ class Sandboxes:
         for name, settings in named.items():
             endpoints[name] = settings or EndpointSettings()
         for name, settings in endpoints.items():
+            if not _is_mac(settings.mac_address):
+                raise InvalidParameter(
+                    f"invalid config for network {name}: invalid MAC address {settings.mac_address}"
+                )
             self._check(name, settings)
         if container.config.mac_address and not endpoints[first].mac_address:
             endpoints[first].mac_address = container.config.mac_address
@@ -187,9 +196,12 @@ class Sandboxes:
     async def connect(
         self, container: Container, name: str, settings: EndpointSettings, netns: int | None
     ) -> None:
-        """``docker network connect``; with ``netns`` the container runs and gets the link now."""
+        """``docker network connect``; with ``netns`` the container runs and gets the link now, and
+        without it what it is to get may be said anew."""
         network = self._networks.get(name)
-        if network.name in container.networks:
+        if not _is_mac(settings.mac_address):
+            raise InvalidParameter(f"invalid MAC address {settings.mac_address}")
+        if netns is not None and network.name in container.networks:
             raise Forbidden(
                 f"endpoint with name {container.name} already exists in network {network.name}"
             )
@@ -396,6 +408,11 @@ def _open(path: Path) -> int | None:
         pass  # the name is left from before a reboot, or the pin was never made
     os.close(fd)
     return None
+
+
+def _is_mac(text: str) -> bool:
+    """Whether a network card can have this address; empty is for whatever there is."""
+    return not text or re.fullmatch(_MAC, text) is not None
 
 
 def _is_local(address: str) -> bool:

@@ -326,6 +326,7 @@ class Containers:
         """``path``: the name of the container that was linked, and the alias."""
         parent, _, alias = path.removeprefix("/").rpartition("/")
         if not parent:
+            self._registry.live(path)
             raise Conflict("Conflict, cannot remove the default link name of the container")
         live = self._registry.live(parent)
         async with live.lock:
@@ -368,6 +369,7 @@ class Containers:
         await self._lifecycle.restart(self._registry.live(ref), timeout, signal)
 
     async def kill(self, ref: str, signal: str = "") -> None:
+        signal_number(signal or "SIGKILL")
         await self._lifecycle.kill(self._registry.live(ref), signal)
 
     async def pause(self, ref: str) -> None:
@@ -445,7 +447,7 @@ class Containers:
         """The streams of the command, from now on; before a start: from its first byte on."""
         live = self._registry.live(ref)
         if live.record.state.paused:
-            raise Conflict(f"container {live.id} is paused, unpause the container before attach")
+            raise Conflict(f"container {ref} is paused, unpause the container before attach")
         stdin = stdin and live.record.config.open_stdin
         if live.shim is not None:
             return await live.shim.attach(stdin=stdin, stdout=stdout, stderr=stderr)

@@ -158,7 +158,7 @@ class Networks:
         async with self._lock:
             if not request.name.strip():
                 raise InvalidParameter(f"invalid name: {request.name}")
-            if request.name in PREDEFINED:
+            if request.name in (*PREDEFINED, "default"):
                 raise Forbidden(f"operation is not permitted on predefined {request.name} network")
             if any(n.name == request.name for n in self._records.values()):
                 raise Conflict(f"network with name {request.name} already exists")

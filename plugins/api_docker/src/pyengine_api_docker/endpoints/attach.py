@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from aiohttp import WSMsgType, web
 
 from pyengine.contracts.logging import LogChunk, LogQuery
-from pyengine.errors import InvalidParameter
+from pyengine.errors import Conflict, InvalidParameter
 from pyengine_api_docker.frames import frame, frame_lines
 from pyengine_api_docker.hijack import Escape, Hijacked, Streams, head, parse_keys
 from pyengine_api_docker.http import JSON, MULTIPLEXED_STREAM, RAW_STREAM, Call
@@ -88,7 +88,9 @@ async def attach(call: Call) -> web.StreamResponse:
     engine, query = call.engine, call.query
     container = engine.containers.get(call.name)
     tty = container.config.tty
-    escape = Escape(parse_keys(query["detachKeys"])) if tty else None
+    keys = parse_keys(query["detachKeys"])
+    escape = Escape(keys) if tty else None
+    _refuse_paused(call, container)
     stdin = query.flag("stdin") and container.config.open_stdin
     streams = {"stdout": query.flag("stdout"), "stderr": query.flag("stderr")}
     history = None
@@ -115,6 +117,12 @@ async def attach(call: Call) -> web.StreamResponse:
     return await serve(client, attachment, stdin, escape, detached, history, ended=ended)
 
 
+def _refuse_paused(call: Call, container: Container) -> None:
+    """Also for those who want what is in the log alone."""
+    if container.state.paused:
+        raise Conflict(f"container {call.name} is paused, unpause the container before attach")
+
+
 async def _frames(chunks: AsyncIterator[LogChunk], tty: bool) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         yield chunk.data if tty else frame_lines(chunk.stream, chunk.data)
@@ -124,6 +132,7 @@ async def attach_websocket(call: Call) -> web.StreamResponse:
     """The bare payload of the streams, in binary messages (text before 1.28)."""
     engine, query = call.engine, call.query
     container = engine.containers.get(call.name)
+    _refuse_paused(call, container)
     chosen = {
         name: query.flag(name) if call.version >= 42 else True
         for name in ("stdin", "stdout", "stderr")

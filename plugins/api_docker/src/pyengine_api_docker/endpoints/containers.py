@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aiohttp import web
@@ -257,14 +257,27 @@ async def start(call: Call) -> web.StreamResponse:
 
 async def stop(call: Call) -> web.StreamResponse:
     signal = call.query["signal"] if call.version >= 42 else ""
-    await call.engine.containers.stop(call.name, call.query.integer("t"), signal)
+    with _named(f"cannot stop container: {call.name}"):
+        await call.engine.containers.stop(call.name, call.query.integer("t"), signal)
     return empty()
 
 
 async def restart(call: Call) -> web.StreamResponse:
     signal = call.query["signal"] if call.version >= 42 else ""
-    await call.engine.containers.restart(call.name, call.query.integer("t"), signal)
+    with _named(f"Cannot restart container {call.name}"):
+        await call.engine.containers.restart(call.name, call.query.integer("t"), signal)
     return empty()
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """A signal that does not exist is told with what it was for."""
+    try:
+        yield
+    except InvalidParameter as error:
+        if not error.brief.startswith("invalid signal"):
+            raise
+        raise InvalidParameter(what, error.message()) from error
 
 
 async def kill(call: Call) -> web.StreamResponse:

@@ -9,6 +9,8 @@ import pytest
 from harness import EngineProcess
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.e2e.conftest import eventually
+
 ADDRESS = "127.0.0.1:9323"
 
 
@@ -64,3 +66,29 @@ def test_what_happens_is_counted(measured: EngineProcess) -> None:
     page = scrape(measured)
     assert grown("engine_daemon_container_actions_seconds_count", "delete") == 2
     assert ("container_memory_usage_bytes", "busy") not in page
+
+
+def test_images_and_health_checks_are_counted(measured: EngineProcess) -> None:
+    before = scrape(measured)
+    health = ("--health-cmd", "test ! -e /ill", "--health-interval", "200ms")
+    measured.docker("run", "-d", "--name", "sound", *health, "busybox", "sleep", "300")
+    measured.docker("tag", "busybox", "other")
+    measured.docker("rmi", "other")
+    page = scrape(measured)
+
+    def grown(name: str, label: str = "") -> float:
+        return page[name, label] - before.get((name, label), 0)
+
+    assert grown("engine_daemon_image_actions_seconds_count", "delete") == 1
+
+    def some(name: str, least: int) -> bool:
+        nonlocal page
+        page = scrape(measured)
+        return grown(f"engine_daemon_{name}") >= least
+
+    eventually(lambda: some("health_checks_total", 2))
+    assert grown("engine_daemon_health_checks_failed_total") == 0
+    assert some("health_check_start_duration_seconds_count", 2)
+    measured.docker("exec", "sound", "touch", "/ill")
+    eventually(lambda: some("health_checks_failed_total", 1))
+    measured.docker("rm", "-f", "sound")

@@ -56,6 +56,9 @@ class Timings(dict[str, Histogram]):
 #: What the daemon's clients had done, by dockerd's names of actions.
 CONTAINER_ACTIONS = Timings("container")
 NETWORK_ACTIONS = Timings("network")
+IMAGE_ACTIONS = Timings("image")
+#: How long health checks take to get going; those that failed are what was not healthy.
+HEALTH_CHECKS = Histogram()
 
 
 def timed(

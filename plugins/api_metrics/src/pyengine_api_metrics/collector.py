@@ -23,7 +23,14 @@ from prometheus_client.registry import Collector as Base
 
 import pyengine
 from pyengine.contracts.runtime import RuntimeStats
-from pyengine.engine.timings import CONTAINER_ACTIONS, NETWORK_ACTIONS, Histogram, Timings
+from pyengine.engine.timings import (
+    CONTAINER_ACTIONS,
+    HEALTH_CHECKS,
+    IMAGE_ACTIONS,
+    NETWORK_ACTIONS,
+    Histogram,
+    Timings,
+)
 from pyengine.linux.cgroup_stats import read_stats
 from pyengine.linux.cgroups import Cgroup
 
@@ -134,6 +141,21 @@ class Collector(Base):
         yield states
         yield _histogram("engine_daemon_container_actions_seconds", CONTAINER_ACTIONS)
         yield _histogram("engine_daemon_network_actions_seconds", NETWORK_ACTIONS)
+        yield _histogram("engine_daemon_image_actions_seconds", IMAGE_ACTIONS)
+        yield CounterMetricFamily(
+            "engine_daemon_health_checks", "Health checks", sum(HEALTH_CHECKS.counts)
+        )
+        yield CounterMetricFamily(
+            "engine_daemon_health_checks_failed",
+            "Health checks that did not find it healthy",
+            HEALTH_CHECKS.failures,
+        )
+        yield HistogramMetricFamily(
+            "engine_daemon_health_check_start_duration_seconds",
+            "How long health checks take to get going",
+            HEALTH_CHECKS.buckets(),
+            HEALTH_CHECKS.seconds,
+        )
 
     def _of_drivers(self) -> Iterator[Metric]:
         labels = ("kind", "driver", "call")

@@ -35,6 +35,7 @@ from pyengine.engine.model import (
     HealthStatus,
     Status,
 )
+from pyengine.engine.timings import HEALTH_CHECKS
 from pyengine.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class HealthChecks:
                 if live.record.state.status is not Status.RUNNING:
                     continue  # it ended meanwhile, which is not a matter of health
                 result = _result(began, NO_ANSWER, error.message())
+            HEALTH_CHECKS.failures += result.exit_code != 0
             self._enter(live, result, config, _age(live, began))
 
     async def _probe(
@@ -132,6 +134,7 @@ class HealthChecks:
         )
         attachment = await self._execs.start(run)
         assert attachment is not None
+        HEALTH_CHECKS.add((time.time_ns() - began) / 1e9)
         pidfd = -1
         with contextlib.suppress(OSError):
             pidfd = os.pidfd_open(self._execs.get(run).pid)

@@ -20,6 +20,7 @@ from pyengine.engine.images.progress import Line, Meter, Progress
 from pyengine.engine.images.records import Image
 from pyengine.engine.images.service import Emit, Images
 from pyengine.engine.images.transfers import Say, Transfers, together
+from pyengine.engine.timings import IMAGE_ACTIONS, timed
 from pyengine.errors import EngineError, Forbidden, InvalidParameter, NotFound, Unsupported
 from pyengine.oci import platforms
 from pyengine.oci.image import (
@@ -69,6 +70,7 @@ class Puller:
         self.audience: dict[str, list[Progress]] = {}
         self._emit = emit
 
+    @timed(IMAGE_ACTIONS, "pull")
     async def pull(
         self,
         name: Reference,

@@ -13,6 +13,7 @@ from pyengine.engine.images.progress import Line, Meter, Progress
 from pyengine.engine.images.records import Image
 from pyengine.engine.images.service import Emit, Images
 from pyengine.engine.images.transfers import Say, Transfers, together
+from pyengine.engine.timings import IMAGE_ACTIONS, timed
 from pyengine.errors import InvalidParameter, NotFound
 from pyengine.oci import platforms
 from pyengine.oci.image import Descriptor, Platform
@@ -34,6 +35,7 @@ class Pusher:
         self.uploads: Transfers[None] = Transfers(registries.uploads)
         self._emit = emit
 
+    @timed(IMAGE_ACTIONS, "push")
     async def push(
         self,
         name: Reference,

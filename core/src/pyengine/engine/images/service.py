@@ -30,6 +30,7 @@ from pyengine.engine.images.records import Image
 from pyengine.engine.images.removal import Removal, Users
 from pyengine.engine.model import ContainerConfig
 from pyengine.engine.prune import PruneFilters, Turn
+from pyengine.engine.timings import IMAGE_ACTIONS, timed
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
 from pyengine.hooks.manager import Hooks
 from pyengine.oci import reference
@@ -387,6 +388,7 @@ class Images:
 
     # -- removing ----------------------------------------------------------------------------
 
+    @timed(IMAGE_ACTIONS, "delete")
     async def remove(
         self, ref: str, force: bool = False, prune: bool = True
     ) -> Sequence[dict[str, str]]:

@@ -46,6 +46,19 @@ def test_a_link_is_taken_away(docker: Docker) -> None:
     assert "No such link: /linker3/db" in done.stderr
 
 
+def test_a_link_is_a_name_that_follows_its_containers(docker: Docker) -> None:
+    docker("run", "-d", "--name", "linked4", "busybox", "sleep", "1000")
+    docker("run", "-d", "--name", "linker4", "--link", "linked4:db", "busybox", "sleep", "1000")
+    docker("rename", "linked4", "linked5")
+    docker("rename", "linker4", "linker5")
+    assert docker.state("linker5", "{{.HostConfig.Links}}") == "[/linked5:/linker5/db]"
+    assert docker.state("linker5/db", "{{.Name}}") == "/linked5"
+    shown = docker.out("ps", "--no-trunc", "--format", "{{.Names}}", "-f", "name=linked5")
+    assert shown == "linked5,linker5/db"
+    docker("restart", "-t", "0", "linker5")
+    assert " db " in docker.exec("linker5", "cat", "/etc/hosts").replace("\t", " ")
+
+
 def test_there_is_one_host_network(docker: Docker) -> None:
     done = docker("network", "create", "-d", "host", "another", check=False)
     assert 'only one instance of "host" network is allowed' in done.stderr

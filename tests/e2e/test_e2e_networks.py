@@ -114,6 +114,18 @@ def test_each_family_has_its_own_way_out(docker: Docker, network: Any) -> None:
     assert [line.split()[0] for line in routes(docker, name)] == ["10.78.1.1", "fd78:1::1"]
 
 
+def test_networks_that_are_listed_are_all(docker: Docker, network: Any) -> None:
+    """A client that lists networks and leaves the mode out does not mean the default bridge too."""
+    name, container = network(), docker.name()
+    body = {"Image": "busybox", "NetworkingConfig": {"EndpointsConfig": {name: {}}}}
+    assert docker.engine.api("POST", f"/containers/create?name={container}", body)[0] == 201
+    docker("start", container)
+    assert (
+        docker.state(container, "{{range $n, $_ := .NetworkSettings.Networks}}{{$n}} {{end}}")
+        == name
+    )
+
+
 def test_names_of_links(docker: Docker, network: Any) -> None:
     """An endpoint names its own; the others get the lowest number that is free."""
     plain, own = network(), network("-o", "com.docker.network.container_iface_prefix=lan")

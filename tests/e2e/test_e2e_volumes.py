@@ -290,6 +290,15 @@ def test_a_subpath_of_a_volume(docker: Docker, named: str) -> None:
     )
 
 
+def test_volumes_that_nobody_named_say_so(docker: Docker) -> None:
+    name = docker.up("-v", "/a", "--mount", "type=volume,dst=/b", "busybox", "sleep", "60")
+    volumes = docker.state(name, "{{range .Mounts}}{{.Name}} {{end}}").split()
+    assert len(volumes) == 2
+    for volume in volumes:
+        shown = docker.out("volume", "inspect", "-f", "{{json .Labels}}", volume)
+        assert json.loads(shown) == {"com.docker.volume.anonymous": ""}
+
+
 def test_a_tmpfs_over_a_mount(docker: Docker, tmp_path: Path) -> None:
     (tmp_path / "hidden").touch()
     flags = ("--mount", f"type=bind,src={tmp_path},dst=/x", "--tmpfs", "/x")

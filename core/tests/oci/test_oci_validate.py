@@ -25,6 +25,12 @@ ALL = msgspec.convert(
 NOTHING = HostFacts(cpu_count=4)
 
 
+def test_the_working_directory_is_clean() -> None:
+    config = ContainerConfig(working_dir="//srv/./x/../y/")
+    check_settings(config, HostConfig())
+    assert config.working_dir == "/srv/y"
+
+
 def test_defaults_are_filled_in() -> None:
     host = HostConfig(memory=64 * MEGA)
     adapt(host, ALL, EngineOptions())

@@ -191,6 +191,12 @@ class FakeContainers:
     def graph(self, ref: str) -> dict[str, Any]:
         return {"Name": "overlay2", "Data": {}}
 
+    def link_names(self) -> dict[str, Words]:
+        return {}
+
+    def links(self, ref: str) -> None:
+        return None
+
     def exec_ids(self, ref: str) -> Words:
         return []
 

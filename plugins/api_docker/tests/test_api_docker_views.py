@@ -32,6 +32,7 @@ def inspect(container: Any, version: int = 45) -> Any:
         version,
         graph={"Name": "x", "Data": {}},
         exec_ids=[],
+        links=None,
         directory=Path("/c"),
         log_path="",
     )

@@ -30,6 +30,8 @@ TABLE = "volumes"
 #: volumes whose records are gone and whose contents are going
 REMOVALS = "volume-removals"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+#: A label of volumes that nobody named, by which clients know them.
+ANONYMOUS = "com.docker.volume.anonymous"
 #: How many volumes are mounted at a time, at most half of what a driver has threads for.
 MOUNTS = 4
 _FLAGS = ("0", "1", "false", "true")
@@ -160,7 +162,7 @@ class Volumes:
             name=name,
             driver=driver,
             options=dict(options or {}),
-            labels=dict(labels or {}),
+            labels={**(labels or {}), **({ANONYMOUS: ""} if anonymous else {})},
             created=timestamps.now(),
             anonymous=anonymous,
         )

@@ -8,6 +8,8 @@ refuses what is wrong by itself, :func:`check_resources` what this host cannot d
 
 from __future__ import annotations
 
+import posixpath
+
 from pyengine.engine.model import ContainerConfig, HealthConfig, HostConfig, RestartPolicy
 from pyengine.errors import InvalidParameter
 from pyengine.oci import capabilities, devices, security
@@ -63,6 +65,8 @@ def check_settings(config: ContainerConfig, host: HostConfig) -> None:
             f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute "
             "path"
         )
+    if config.working_dir:
+        config.working_dir = posixpath.normpath("/" + config.working_dir.lstrip("/"))
     for entry in config.env or ():
         if entry == "" or entry.startswith("="):
             raise InvalidParameter(f"invalid environment variable: {entry}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pyengine.engine.containers.links import linked, split
+from pyengine.engine.containers.links import bind, further_names, linked, shown, split
 from pyengine.engine.model import (
     Container,
     ContainerConfig,
@@ -15,7 +15,7 @@ from pyengine.engine.model import (
     State,
     Status,
 )
-from pyengine.errors import Conflict
+from pyengine.errors import Conflict, NotFound
 
 
 def container(name: str, network: str = "bridge", **fields: Any) -> Container:
@@ -45,6 +45,30 @@ def web(**fields: Any) -> Container:
 def test_names_and_aliases() -> None:
     assert split("web") == ("web", "web")
     assert split("/web:/other/db") == ("web", "db")
+
+
+def test_a_link_is_to_a_container_and_not_to_its_name() -> None:
+    other, me = web(), container("me")
+    known = {"web": other, other.id: other}
+
+    def find(name: str) -> Container:
+        if name not in known:
+            raise NotFound(name)
+        return known[name]
+
+    me.host_config.links = bind(["web:db", "/web"], find)
+    assert shown(me, find) == ["/web:/me/db", "/web:/me/web"]
+    del known["web"]
+    other.name = "new"
+    assert shown(me, find) == ["/new:/me/db", "/new:/me/web"]
+    assert further_names([me, other], find) == {other.id: ["/me/db", "/me/web"]}
+    assert linked(me, find).hosts.keys() == {"db host-web new", "web host-web new"}
+    me.host_config.network_mode = "mine"
+    assert shown(me, find) is None
+    assert further_names([me], find) == {}
+    me.host_config.network_mode = "bridge"
+    known.clear()
+    assert shown(me, find) is None
 
 
 def test_hosts_and_variables_of_the_default_bridge() -> None:

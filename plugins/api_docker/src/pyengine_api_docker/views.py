@@ -246,6 +246,7 @@ def inspect(
     *,
     graph: Mapping[str, Any],
     exec_ids: Sequence[str],
+    links: Sequence[str] | None,
     directory: Path,
     log_path: str,
     sinks: Sequence[SinkStatus] = (),
@@ -272,7 +273,7 @@ def inspect(
         "ProcessLabel": container.process_label,
         "AppArmorProfile": container.apparmor_profile,
         "ExecIDs": list(exec_ids) or None,
-        "HostConfig": host_config(container.host_config),
+        "HostConfig": host_config(container.host_config) | {"Links": links},
         "GraphDriver": graph,
     }
     if size is not None:
@@ -302,16 +303,17 @@ def summary(
     *,
     image_id: Callable[[str], str | None],
     size: tuple[int, int] | None = None,
+    names: Sequence[str] = (),
     now: float | None = None,
 ) -> Body:
     """An entry of ``GET /containers/json``. ``image_id`` resolves a name to the id it has now:
-    an image that has lost its name since is shown by id."""
+    an image that has lost its name since is shown by id. ``names``: of links to it."""
     image = container.config.image
     if image_id(image) != container.image:
         image = container.image
     body: Body = {
         "Id": container.id,
-        "Names": ["/" + container.name.removeprefix("/")],
+        "Names": ["/" + container.name.removeprefix("/"), *names],
         "Image": image,
         "ImageID": container.image,
         "Command": command_line(container.path, container.args),

@@ -7,12 +7,13 @@ and the variables are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from pyengine.engine.model import Container
-from pyengine.errors import Conflict
+from pyengine.errors import Conflict, NotFound
 
 Find = Callable[[str], Container]
 
@@ -33,6 +34,39 @@ def split(link: str) -> tuple[str, str]:
     name, _, alias = link.partition(":")
     name = name.removeprefix("/")
     return name, alias.rpartition("/")[2] or name
+
+
+def bind(links: Sequence[str] | None, find: Find) -> list[str] | None:
+    """``links`` by the ids of the others, which keep them when they get another name."""
+    if links is None:
+        return None
+    pairs = [(find(name), alias) for name, alias in map(split, links)]
+    return [f"{other.id}:{alias}" for other, alias in pairs]
+
+
+def shown(record: Container, find: Find) -> list[str] | None:
+    """``/other:/record/alias`` of every link to one that is still there, in order; None without."""
+    found = []
+    for name, alias in _of_default_network(record):
+        with contextlib.suppress(NotFound):
+            found.append(f"/{find(name).name}:/{record.name}/{alias}")
+    return sorted(found) or None
+
+
+def further_names(records: Iterable[Container], find: Find) -> dict[str, list[str]]:
+    """``/record/alias`` of those that others are linked to, by their ids."""
+    names: dict[str, list[str]] = {}
+    for record in records:
+        for name, alias in _of_default_network(record):
+            with contextlib.suppress(NotFound):
+                names.setdefault(find(name).id, []).append(f"/{record.name}/{alias}")
+    return names
+
+
+def _of_default_network(record: Container) -> list[tuple[str, str]]:
+    """Elsewhere links are names on a network and nothing besides."""
+    default = record.host_config.network_mode in ("", "default", DEFAULT_NETWORK)
+    return list(map(split, record.host_config.links or ())) if default else []
 
 
 def linked(record: Container, find: Find) -> Linked:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pyengine.engine.containers.links import split
 from pyengine.engine.model import Container, Exec, Status
 from pyengine.engine.names import resolve
 from pyengine.errors import Conflict
@@ -149,5 +150,11 @@ class Registry:
         return Delete(TABLE, live.id)
 
     def _by_name(self, name: str) -> Live | None:
-        id = self._names.get(name.removeprefix("/"))
+        name = name.removeprefix("/")
+        id = self._names.get(name)
+        parent, slash, alias = name.partition("/")
+        if id is None and slash and parent in self._names:
+            # The name of a link: of whom it is to.
+            asked = self._live[self._names[parent]].record.host_config.links or ()
+            id = next((other for other, known in map(split, asked) if known == alias), None)
         return self._live.get(id) if id else None

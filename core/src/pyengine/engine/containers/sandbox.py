@@ -70,7 +70,10 @@ class Sandboxes:
             return {}
         named = {self._name(name): settings for name, settings in asked.items()}
         first = self._name(mode)
-        endpoints = {first: named.pop(first, None) or EndpointSettings()}
+        endpoints = {}
+        # Where networks are listed the mode says which one is asked for first, and adds none.
+        if first in named or not named:
+            endpoints[first] = named.pop(first, None) or EndpointSettings()
         if first in ("host", "none") and named:
             raise InvalidParameter(
                 f"container cannot be connected to network {next(iter(named))}: "
@@ -84,8 +87,9 @@ class Sandboxes:
                     f"invalid config for network {name}: invalid MAC address {settings.mac_address}"
                 )
             self._check(name, settings)
-        if container.config.mac_address and not endpoints[first].mac_address:
-            endpoints[first].mac_address = container.config.mac_address
+        main = endpoints.get(first)
+        if main is not None and container.config.mac_address and not main.mac_address:
+            main.mac_address = container.config.mac_address
         return endpoints
 
     def warnings(self, host: HostConfig) -> Sequence[str]:

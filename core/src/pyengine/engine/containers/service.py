@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableSequence, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    MutableSequence,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
@@ -143,6 +150,14 @@ class Containers:
 
     def get(self, ref: str) -> Container:
         return self._registry.record(ref)
+
+    def link_names(self) -> Mapping[str, Sequence[str]]:
+        """Further names of containers, by their ids: where others have links to them."""
+        return links.further_names(self._registry.records(), self.get)
+
+    def links(self, ref: str) -> Sequence[str] | None:
+        """``HostConfig.Links`` of inspect."""
+        return links.shown(self.get(ref), self.get)
 
     def live(self, ref: str) -> Live:
         """For other services of the engine."""
@@ -541,6 +556,7 @@ class Containers:
                 host_ports(binding.host_port)
         for link in host.links or ():
             self._check_link(link.partition(":")[0])
+        host.links = links.bind(host.links, self.get)
         adapt(
             host,
             self._facts,

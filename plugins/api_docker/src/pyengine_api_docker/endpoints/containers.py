@@ -54,6 +54,7 @@ async def list_(call: Call) -> web.StreamResponse:
     )
     image_id = image_resolver(engine)
     with_size = query.flag("size")
+    names = engine.containers.link_names()
     return json(
         [
             views.summary(
@@ -61,6 +62,7 @@ async def list_(call: Call) -> web.StreamResponse:
                 call.version,
                 image_id=image_id,
                 size=engine.containers.size(container.id) if with_size else None,
+                names=names.get(container.id, ()),
             )
             for container in found
         ]
@@ -76,6 +78,7 @@ async def inspect(call: Call) -> web.StreamResponse:
             call.version,
             graph=engine.containers.graph(container.id),
             exec_ids=engine.containers.exec_ids(container.id),
+            links=engine.containers.links(container.id),
             directory=engine.places.data_root / "containers" / container.id,
             log_path=engine.containers.log_path(container.id),
             sinks=engine.log_sinks.status(container),

@@ -35,11 +35,7 @@ async def create(call: Call) -> web.StreamResponse:
     if body.cluster_volume_spec is not None and call.version >= 42:
         raise no_swarm()
     volumes = call.engine.volumes
-    labels = body.labels or {}
-    if not body.name:
-        # how clients tell that nobody chose the name
-        labels = {**labels, "com.docker.volume.anonymous": ""}
-    record = await volumes.create(body.name, body.driver, body.driver_opts or {}, labels)
+    record = await volumes.create(body.name, body.driver, body.driver_opts or {}, body.labels or {})
     return json(objects.volume(record, volumes.mountpoint(record.name)), 201)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pyengine.engine.containers import links
 from pyengine.engine.model import PREDEFINED, Container
+from pyengine.engine.names import ID
 
 Index = dict[str, list[Container]]
 
@@ -38,7 +39,8 @@ class Names:
         for link in asker.host_config.links or ():
             target, alias = links.split(link)
             if alias.lower() == wanted:
-                wanted = target.lower()
+                # Links are by id, of which the beginning is a name on every network.
+                wanted = target[:12] if ID.fullmatch(target) else target.lower()
                 break
         for network in self._networks(asker):
             index = self._index(network)

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -237,3 +238,40 @@ def test_missing_files_are_named(
         assert words in engine.tail()
     finally:
         subprocess.run(["ip", "netns", "del", engine.namespace], check=False)
+
+
+async def test_attach_by_websocket(place: Place) -> None:
+    """Large enough that records and frames do not come to the same."""
+    import aiohttp
+
+    client = place.root / "client"
+    trust = ssl.create_default_context(cafile=str(client / "ca.pem"))
+    trust.load_cert_chain(client / "cert.pem", client / "key.pem")
+    place.docker(
+        "run", "-d", "-i", "--name", "web", "busybox", "sh", "-c", "head -c 100000; read x"
+    )
+    data = os.urandom(100000)
+
+    def in_namespace(address: tuple[Any, ...]) -> socket.socket:
+        netns = os.open(f"/run/netns/{place.engine.namespace}", os.O_RDONLY)
+        try:
+            with inside(netns):
+                return socket.socket(address[0], address[1], address[2])
+        finally:
+            os.close(netns)
+
+    url = "https://127.0.0.1:2376/containers/web/attach/ws?stream=1&stdin=1&stdout=1"
+    connector = aiohttp.TCPConnector(ssl=trust, socket_factory=in_namespace)
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.ws_connect(url) as web,
+    ):
+        for start in range(0, len(data), 30000):
+            await web.send_bytes(data[start : start + 30000])
+        got = b""
+        while len(got) < len(data):
+            got += await web.receive_bytes(timeout=10)
+        assert got == data
+        await web.send_bytes(b"end\n")
+        assert (await web.receive(timeout=10)).type is aiohttp.WSMsgType.CLOSE
+    assert place.docker("wait", "web").stdout.strip() == b"0"

@@ -81,3 +81,4 @@ def test_run_is_traced_to_the_drivers(
     assert way("storage.prepare")[2].endswith("/containers/create")
     assert way("network allocate")[1] == "container start"
     assert way("network.join")[-1].endswith("/start")
+    assert way("init: pivot_root")[1] == "container start"

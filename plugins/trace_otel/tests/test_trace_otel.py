@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from pyengine.engine.tracing import request, span
+from pyengine.engine.tracing import past, request, span
 from pyengine.errors import ConfigError
 from pyengine.hooks.manager import Hooks
 from pyengine_trace_otel.plugin import OtelPlugin
@@ -25,9 +27,11 @@ def test_a_tree_below_the_clients_trace() -> None:
         with pytest.raises(OSError, match="no"), span("storage.mount", "driver", driver="d"):
             raise OSError("no")
         first.attributes["status"] = 500
+        now = time.monotonic_ns()
+        past("mount /proc", "runtime", now - 5_000_000, now - 2_000_000, process="init")
     with span("later", "driver"):
-        pass  # belongs to no request
-    driver, call = exporter.get_finished_spans()
+        past("later", "runtime", 0, 1)  # belongs to no request
+    driver, step, call = exporter.get_finished_spans()
     assert (driver.name, call.name) == ("storage.mount", "POST /x")
     assert driver.parent is not None
     assert call.parent is not None
@@ -38,6 +42,12 @@ def test_a_tree_below_the_clients_trace() -> None:
     assert driver.start_time is not None
     assert call.start_time is not None
     assert call.start_time <= driver.start_time
+    assert step.parent is not None
+    assert step.parent.span_id == call.context.span_id
+    assert step.start_time is not None
+    assert step.end_time is not None
+    assert step.end_time - step.start_time == 3_000_000
+    assert 0 < time.time_ns() - step.end_time < 60 * 10**9
 
 
 @pytest.mark.parametrize(

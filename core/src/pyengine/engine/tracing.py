@@ -14,8 +14,8 @@ from contextvars import ContextVar
 
 
 class Span:
-    """``kind``: request, service or driver. Times in ns since the epoch; ``ended`` 0: not yet.
-    ``traceparent``: what the client said of the trace that it is part of (W3C Trace Context).
+    """``kind``: request, service, driver or runtime. Times in ns since the epoch; ``ended`` 0: not
+    yet. ``traceparent``: what the client said of the trace that it is part of (W3C Trace Context).
     ``data`` is the listening plugin's own."""
 
     __slots__ = ("attributes", "began", "data", "ended", "error", "kind", "name", "parent",
@@ -47,6 +47,20 @@ def span(name: str, kind: str, **attributes: str | int) -> AbstractContextManage
     if parent is None or parent.ended:
         return _NOTHING
     return _open(Span(name, kind, attributes, parent, parent.tell))
+
+
+def past(name: str, kind: str, began: int, ended: int, **attributes: str | int) -> None:
+    """A span of what another process did, told afterwards; nothing where none is open here. Times:
+    monotonic, in ns."""
+    parent = _current.get()
+    if parent is None or parent.ended:
+        return
+    since = time.time_ns() - time.monotonic_ns()
+    one = Span(name, kind, attributes, parent, parent.tell)
+    one.began = since + began
+    one.tell(one)
+    one.ended = since + ended
+    one.tell(one)
 
 
 def request(

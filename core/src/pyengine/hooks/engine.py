@@ -33,7 +33,8 @@ def engine_metrics() -> dict[str, float] | None:
 @hookspec
 def engine_span(span: Span) -> None:
     """Fires when a step of a request begins (``span.ended`` is 0) and again when it has ended: the
-    API call, what a service does for it, each call of a driver. Runs on the daemon's event loop,
+    API call, what a service does for it, each call of a driver, and (told when they are over) the
+    steps of shim and runtime in a container's start. Runs on the daemon's event loop,
     so it must be quick. Exceptions are logged. Since 1.0."""
 
 

@@ -28,6 +28,7 @@ from pyengine.engine.containers.removal import Removals
 from pyengine.engine.containers.sandbox import Sandboxes
 from pyengine.engine.events import Events
 from pyengine.engine.model import Container, Exec, ExecConfig, State, Status
+from pyengine.engine.tracing import past
 from pyengine.errors import (
     Conflict,
     EngineError,
@@ -287,6 +288,11 @@ class Lifecycle:
             mark = time.monotonic_ns()
             started = await shim.start()
             live.steps += started.steps
+            for step in started.steps:
+                past(
+                    step.name, "runtime", step.start, step.start + step.duration,
+                    process=step.process,
+                )  # fmt: skip
             self._bundles.launched(record.id)
             self._step(live, "start", mark)
         except BaseException as error:

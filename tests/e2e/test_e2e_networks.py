@@ -126,6 +126,35 @@ def test_networks_that_are_listed_are_all(docker: Docker, network: Any) -> None:
     )
 
 
+def test_a_mac_address_is_kept_from_start_to_start(docker: Docker, network: Any) -> None:
+    name, other, mac = network(), network(), "02:42:ac:11:00:42"
+    container = docker.up("--network", f"name={name},mac-address={mac}", "busybox", "sleep", "60")
+    docker("network", "connect", other, container)
+    for _ in range(2):
+        assert docker.exec(container, "cat", "/sys/class/net/eth0/address") == mac
+        assert docker.exec(container, "cat", "/sys/class/net/eth1/address") != mac
+        assert docker.state(container, "{{.Config.MacAddress}}") == mac
+        docker("restart", "-t", "0", container)
+    docker("network", "disconnect", name, container)
+    docker("network", "connect", name, container)
+    assert docker.exec(container, "cat", "/sys/class/net/eth0/address") != mac
+
+
+def test_a_container_without_ipv6(docker: Docker, network: Any) -> None:
+    """On a network with it, too."""
+    name = network("--ipv6")
+    off = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=1")
+    container = docker.up("--network", name, *off, "busybox", "sleep", "60")
+    assert "inet6" not in docker.exec(container, "ip", "address")
+    assert ":" not in docker.exec(container, "cat", "/etc/hosts")
+    shown = docker.state(
+        container, f'{{{{(index .NetworkSettings.Networks "{name}").GlobalIPv6Address}}}}'
+    )
+    assert shown == ""
+    docker("network", "connect", network("--ipv6"), container)
+    assert "inet6" not in docker.exec(container, "ip", "address")
+
+
 def test_names_of_links(docker: Docker, network: Any) -> None:
     """An endpoint names its own; the others get the lowest number that is free."""
     plain, own = network(), network("-o", "com.docker.network.container_iface_prefix=lan")

@@ -349,8 +349,20 @@ def test_another_container_that_does_not_run_or_exist(docker: Docker) -> None:
         f"container:{name}",
         "busybox",
         code=125,
-        says="cannot join network",
+        says="cannot join network of a non running container",
     )
+    for kind in ("pid", "ipc"):
+        docker.fails(
+            *("run", "--rm", f"--{kind}", f"container:{name}", "busybox"),
+            code=125,
+            says=f"failed to join {kind.upper()} namespace: container ",
+        )
+        # At create, since only a start could tell otherwise.
+        docker.fails(
+            *("create", f"--{kind}", "container:nonesuch", "busybox"),
+            code=1,
+            says="No such container: nonesuch",
+        )
     docker.fails(
         "run",
         "--rm",

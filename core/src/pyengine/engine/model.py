@@ -411,6 +411,8 @@ class Container(msgspec.Struct, kw_only=True):
     manually_stopped: bool = False
     ports: dict[str, list[PortBinding] | None] = {}
     published: list[PublishedPort] = []
+    #: MAC addresses that were asked for, by network: its endpoints keep them from start to start.
+    macs: dict[str, str] = {}
     sandbox_id: str = ""
     sandbox_key: str = ""
     #: of its user namespace, as it was last started; None: it has none of its own

@@ -280,6 +280,8 @@ def inspect(
         body["SizeRw"], body["SizeRootFs"] = size
     body["Mounts"] = [mount_point(mount) for mount in container.mounts]
     body["Config"] = config(container.config)
+    if mac := container.macs.get(container.host_config.network_mode):
+        body["Config"]["MacAddress"] = mac
     body["NetworkSettings"] = network_settings(container, version)
     if sinks:
         body["LogSinks"] = msgspec.to_builtins(sinks)

@@ -442,7 +442,7 @@ class Bundles:
         if network == "host":
             net = HOST
         elif network.startswith("container:"):
-            net = self._of_other(network, "net", "network")
+            net = self._of_other(network, "net")
         else:
             net = ""
         cgroupns = host.cgroupns_mode or self._settings.cgroupns
@@ -460,7 +460,7 @@ class Bundles:
     def _mode(self, mode: str, kind: str) -> str:
         if mode in ("", "private"):
             return ""
-        return HOST if mode == "host" else self._of_other(mode, kind, kind.upper())
+        return HOST if mode == "host" else self._of_other(mode, kind)
 
     def _maps(self, container: Container) -> IdMaps | None:
         """Of the user namespace that it will have when it is started."""
@@ -481,20 +481,23 @@ class Bundles:
                     found.append(self._registry.live(mode.removeprefix("container:")).record)
         return found
 
-    def _of_other(self, mode: str, kind: str, what: str) -> str:
+    def _of_other(self, mode: str, kind: str) -> str:
         other = self._registry.live(mode.removeprefix("container:")).record
-        if not other.state.running:
-            raise Conflict(
-                f"cannot join {what} namespace of a non running container: "
-                f"container /{other.name} is {other.state.status.value}"
-            )
-        return f"/proc/{other.state.pid}/ns/{kind}"
+        if other.state.running:
+            return f"/proc/{other.state.pid}/ns/{kind}"
+        if kind == "net":
+            raise Conflict(f"cannot join network of a non running container: {other.id}")
+        failure = EngineError if kind == "pid" else Conflict  # dockerd's statuses
+        raise failure(
+            f"failed to join {kind.upper()} namespace", f"container {other.id} is not running"
+        )
 
     def _shm(self, container: Container, files: Files) -> str:
         mode = container.host_config.ipc_mode
         if mode == "host":
             return "/dev/shm"
         if mode.startswith("container:"):
+            self._of_other(mode, "ipc")
             other = self._registry.live(mode.removeprefix("container:")).record
             if other.host_config.ipc_mode not in ("shareable", "host"):
                 raise Conflict(

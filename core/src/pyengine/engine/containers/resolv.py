@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyengine.engine.containers.links import DEFAULT_NETWORK
 from pyengine.engine.model import PREDEFINED, Container
 from pyengine.errors import InvalidParameter
 
@@ -24,8 +25,8 @@ FALLBACK = ("8.8.8.8", "8.8.4.4")
 #: Where the engine's own name server listens in containers on networks that users made.
 EMBEDDED = "127.0.0.11"
 
-LOCALHOST = (
-    "127.0.0.1\tlocalhost\n"
+LOCALHOST = "127.0.0.1\tlocalhost\n"
+LOCALHOST_V6 = (
     "::1\tlocalhost ip6-localhost ip6-loopback\n"
     "fe00::\tip6-localnet\n"
     "ff00::\tip6-mcastprefix\n"
@@ -56,7 +57,8 @@ def write_network_files(
     if host.network_mode == "host" and not host.extra_hosts:
         text = _read(Path("/etc/hosts")) or LOCALHOST
     else:
-        text = LOCALHOST + _hosts(container, hosts, settings.host_gateways)
+        text = LOCALHOST + (LOCALHOST_V6 if has_ipv6(container) else "")
+        text += _hosts(container, hosts, settings.host_gateways)
     _write(files.hosts, text)
     write_resolv(container, files, settings)
 
@@ -66,12 +68,19 @@ def write_resolv(container: Container, files: Files, settings: Settings) -> None
     _write(files.resolv, _resolv(container, settings, embedded(container)))
 
 
-def gateway_address(container: Container) -> str:
+def has_ipv6(container: Container) -> bool:
+    """False if it has IPv6 switched off in its network namespace."""
+    sysctls = container.host_config.sysctls or {}
+    return sysctls.get("net.ipv6.conf.all.disable_ipv6", "").strip() != "1"
+
+
+def gateway_addresses(container: Container) -> Sequence[str]:
     """What ``host-gateway`` in ``--add-host`` means for this container."""
-    for endpoint in container.networks.values():
+    for name, endpoint in container.networks.items():
         if endpoint.gateway:
-            return endpoint.gateway
-    return "127.0.0.1"
+            both = [endpoint.gateway, endpoint.ipv6_gateway if name == DEFAULT_NETWORK else ""]
+            return [address for address in both if address]
+    return ["127.0.0.1"]
 
 
 def _hosts(container: Container, hosts: Mapping[str, str], host_gateways: Sequence[str]) -> str:
@@ -80,7 +89,7 @@ def _hosts(container: Container, hosts: Mapping[str, str], host_gateways: Sequen
         name, _, address = item.partition(":")
         addresses = [address]
         if address == "host-gateway":
-            addresses = list(host_gateways) or [gateway_address(container)]
+            addresses = list(host_gateways or gateway_addresses(container))
         lines += [f"{one.strip('[]')}\t{name}\n" for one in addresses]
     names = ".".join(filter(None, (container.config.hostname, container.config.domainname)))
     if "." in names:

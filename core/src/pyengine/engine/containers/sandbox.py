@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyengine.engine.containers.bundle import Bundles
-from pyengine.engine.containers.resolv import embedded
+from pyengine.engine.containers.resolv import embedded, has_ipv6
 from pyengine.engine.model import Container, EndpointSettings, HostConfig
 from pyengine.engine.networks import linknames, linksysctls
 from pyengine.engine.networks.dns.names import Names
@@ -90,6 +90,7 @@ class Sandboxes:
         main = endpoints.get(first)
         if main is not None and container.config.mac_address and not main.mac_address:
             main.mac_address = container.config.mac_address
+        container.macs = {name: s.mac_address for name, s in endpoints.items() if s.mac_address}
         return endpoints
 
     def warnings(self, host: HostConfig) -> Sequence[str]:
@@ -104,7 +105,8 @@ class Sandboxes:
             attached = self._networks.attached(container)
             for name, settings in attached.items():
                 network = self._networks.get(name)
-                await self._networks.lease(network, settings, container.id)
+                settings.mac_address = container.macs.get(name, settings.mac_address)
+                await self._networks.lease(network, settings, has_ipv6(container))
             host = container.host_config
             if any(map(self._networks.publishes, attached)):
                 container.ports = unpublished(
@@ -211,8 +213,10 @@ class Sandboxes:
             )
         self._check(network.name, settings)
         if netns is not None:
-            await self._networks.lease(network, settings, container.id)
+            await self._networks.lease(network, settings, has_ipv6(container))
         container.networks[network.name] = settings
+        if settings.mac_address:
+            container.macs[network.name] = settings.mac_address
         if netns is None:
             return
         joined = False
@@ -229,6 +233,7 @@ class Sandboxes:
                 await self._networks.leave(container, network.name, netns)
             await self._networks.release(settings)
             container.networks.pop(network.name, None)
+            container.macs.pop(network.name, None)
             await self._reroute(container, netns)
             raise
         if embedded(container):
@@ -246,6 +251,7 @@ class Sandboxes:
             await self._networks.leave(container, name, netns)
             await self._networks.release(container.networks[name])
         container.networks.pop(name, None)
+        container.macs.pop(name, None)
         if netns is not None:
             await self._reroute(container, netns)
         self._names.changed()

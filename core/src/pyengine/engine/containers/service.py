@@ -590,8 +590,11 @@ class Containers:
             kind, _, ref = getattr(host, mode).partition(":")
             if kind == "container":
                 # By its id, since a name can go to another container.
-                with contextlib.suppress(NotFound):
+                try:
                     setattr(host, mode, f"container:{self.get(ref).id}")
+                except NotFound as error:
+                    if mode != "network_mode":  # which is looked for when the container starts
+                        raise InvalidParameter(error.brief) from None
         host.restart_policy.name = host.restart_policy.name or "no"
         host.runtime = host.runtime or self._runtimes.default
         logs = self._logs.plan(host.log_config.type, host.log_config.config or {})

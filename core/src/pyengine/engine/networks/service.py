@@ -221,8 +221,9 @@ class Networks:
 
     # -- endpoints -----------------------------------------------------------------------------
 
-    async def lease(self, network: Network, settings: EndpointSettings, owner: str) -> None:
-        """Fill in ``settings`` with an endpoint id and addresses; the caller commits them."""
+    async def lease(self, network: Network, settings: EndpointSettings, ipv6: bool) -> None:
+        """Fill in ``settings`` with an endpoint id and addresses; the caller commits them.
+        ``ipv6``: whether the container takes any of IPv6."""
         settings.network_id = network.id
         settings.endpoint_id = new_id()
         driver = self._driver(network.driver)
@@ -241,7 +242,7 @@ class Networks:
                     settings.ip_prefix_len = net.prefixlen
                     gateway = pool.auxiliary.get(GATEWAY_V4, pool.gateway)
                     settings.gateway = "" if network.internal else gateway
-                else:
+                elif ipv6:
                     preferred = wanted.ipv6_address if wanted else ""
                     settings.global_ipv6_address = await calls(
                         ipam.request_address, pool.id, preferred, settings.endpoint_id

@@ -3,7 +3,7 @@
 import pytest
 
 from pyengine.errors import InvalidParameter
-from pyengine.oci.reference import digest_of, parse, with_tag
+from pyengine.oci.reference import digest_of, new_name, parse, with_tag
 
 HEX = "0123456789abcdef" * 4
 
@@ -57,6 +57,13 @@ def test_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         parse(text)
     assert caught.value.message() == message
+
+
+def test_a_new_name_is_none_of_a_digest() -> None:
+    assert new_name(parse("x/sha256")).familiar == "x/sha256:latest"
+    for text in ("sha256", "sha256:abc"):
+        with pytest.raises(InvalidParameter, match="refusing to create an ambiguous tag"):
+            new_name(parse(text))
 
 
 def test_helpers() -> None:

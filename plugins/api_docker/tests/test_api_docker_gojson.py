@@ -101,6 +101,14 @@ def test_a_number_that_is_too_long_is_refused(number: int) -> None:
     )
 
 
+@pytest.mark.parametrize("number", [-1, 1 << 16])
+def test_a_number_that_its_field_has_no_room_for(number: int) -> None:
+    with pytest.raises(
+        InvalidParameter, match=r"number into field HostConfig\.BlkioWeight of type"
+    ):
+        gojson.decode(b'{"HostConfig": {"BlkioWeight": %d}}' % number, CreateContainer)
+
+
 def test_long_numbers_that_are_none() -> None:
     raw = b'{"Labels": {"a": "99999999999999999999"}, "StopTimeout": 9223372036854775807}'
     body = gojson.decode(raw, CreateContainer)

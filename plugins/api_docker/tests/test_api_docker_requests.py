@@ -319,3 +319,12 @@ async def test_a_signal_that_does_not_exist_is_told_with_what_it_was_for(client:
         400,
         "Cannot restart container a1: invalid signal: X",
     )
+
+
+async def test_a_network_whose_configuration_is_elsewhere(client: Any) -> None:
+    body = {"Name": "n", "CheckDuplicate": True, "ConfigFrom": {"Network": "m"}}
+    answer = await client.ask("POST", "/networks/create", body)
+    assert answer.status == 501
+    assert "config-only networks" in answer.message
+    answer = await client.ask("POST", "/networks/create", {"Name": "n", "CheckDuplicate": "x"})
+    assert answer.status == 400

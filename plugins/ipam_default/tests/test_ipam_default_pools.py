@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,14 +28,24 @@ def test_dockers_order() -> None:
     assert subnets[15:] == ["192.168.0.0/20", "192.168.16.0/20"]
 
 
-@pytest.mark.parametrize("text", ["10.1.1.1", "10.1.1.1/33", "300.1.1.1/8", "x"])
-def test_what_is_no_subnet(text: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"gateway": "10.9.0.0"}, "gateway (10.9.0.0)"),
+        ({"gateway": "10.9.0.255"}, "gateway (10.9.0.255)"),
+        ({"auxiliary": {"a": "10.9.0.1"}}, "secondary ip address (a:10.9.0.1)"),
+        (
+            {"auxiliary": {"a": "10.9.0.2", "b": "10.9.0.2"}},
+            "secondary ip address (b:10.9.0.2)",
+        ),
+    ],
+)
+def test_addresses_that_are_there_already(fields: dict[str, Any], message: str) -> None:
+    ipam = driver()
     with pytest.raises(InvalidParameter) as caught:
-        driver().request_pool(PoolRequest(subnet=text))
-    assert caught.value.message() == f"invalid subnet {text}: invalid CIDR block notation"
-    with pytest.raises(InvalidParameter) as caught:
-        driver().request_pool(PoolRequest(subnet="10.0.0.0/8", range=text))
-    assert caught.value.message() == f"invalid range {text}: invalid CIDR block notation"
+        ipam.request_pool(PoolRequest(subnet="10.9.0.0/24", **fields))
+    assert caught.value.message() == f"failed to allocate {message}: Address already in use"
+    assert ipam.request_pool(PoolRequest(subnet="10.9.0.0/24")).gateway == "10.9.0.1"
 
 
 def test_thirty_one_networks_are_all() -> None:

@@ -8,16 +8,21 @@ spelling is not plain PascalCase, the field says so. Times on the wire are RFC 3
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import field
+from msgspec import Meta, field
 
 from pyengine.contracts.firewall import PublishedPort
 from pyengine.linux.idmaps import IdMaps
 
 #: Networks that every engine has.
 PREDEFINED = ("bridge", "host", "none")
+
+
+#: Widths that Docker's fields have and Python's numbers do not.
+UInt16 = Annotated[int, Meta(ge=0, le=(1 << 16) - 1)]
+UInt64 = Annotated[int, Meta(ge=0)]
 
 
 class Wire(msgspec.Struct, rename="pascal", kw_only=True, omit_defaults=False):
@@ -80,12 +85,12 @@ class RestartPolicy(Wire):
 
 class WeightDevice(Wire):
     path: str = ""
-    weight: int = 0
+    weight: UInt16 = 0
 
 
 class ThrottleDevice(Wire):
     path: str = ""
-    rate: int = 0
+    rate: UInt64 = 0
 
 
 class DeviceMapping(Wire):
@@ -197,7 +202,7 @@ class HostConfig(Wire):
     memory: int = 0
     nano_cpus: int = 0
     cgroup_parent: str = ""
-    blkio_weight: int = 0
+    blkio_weight: UInt16 = 0
     blkio_weight_device: list[WeightDevice] | None = None
     blkio_device_read_bps: list[ThrottleDevice] | None = None
     blkio_device_write_bps: list[ThrottleDevice] | None = None
@@ -226,8 +231,8 @@ class HostConfig(Wire):
     ulimits: list[Ulimit] | None = None
     cpu_count: int = 0
     cpu_percent: int = 0
-    io_maximum_iops: int = field(name="IOMaximumIOps", default=0)
-    io_maximum_bandwidth: int = field(name="IOMaximumBandwidth", default=0)
+    io_maximum_iops: UInt64 = field(name="IOMaximumIOps", default=0)
+    io_maximum_bandwidth: UInt64 = field(name="IOMaximumBandwidth", default=0)
     mounts: list[Mount] | None = None
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None

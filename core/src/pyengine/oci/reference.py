@@ -93,6 +93,14 @@ def with_tag(reference: Reference, tag: str) -> Reference:
     return reference._replace(tag=tag, digest="")
 
 
+def new_name(reference: Reference) -> Reference:
+    """``reference`` as an image may be called from now on: with a tag. ``InvalidParameter`` for one
+    that would be taken for a digest."""
+    if reference.familiar_name == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
+    return reference.with_default_tag()
+
+
 def digest_of(text: str) -> str:
     """``sha256:<hex>`` if ``text`` is a whole digest or image id, else ``""``."""
     if _HEX.fullmatch(text):

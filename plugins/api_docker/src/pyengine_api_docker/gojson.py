@@ -29,6 +29,9 @@ _SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1
 #: What JSON calls the types that msgspec names as Python does.
 _NAMES = {"str": "string", "int": "integer", "float": "number"}
 
+#: A number that its field has no room for.
+_BOUNDS = re.compile(r"Expected `int` ([<>]= -?\d+) - at `\$\.?([^`]*)`")
+
 _MISMATCH = re.compile(r"Expected `([^`]*)`, got `([^`]*)`(?: - at `\$\.?([^`]*)`)?")
 
 
@@ -118,6 +121,8 @@ def _adapt(value: Any, type: Any, place: str) -> Any:
         if value is None or len(members) != 1:
             return value
         return _adapt(value, members[0], place)
+    if typing.get_origin(type) is typing.Annotated:
+        type = typing.get_args(type)[0]
     origin = typing.get_origin(type) or type
     if value is None:
         # in a list or a map, where Go puts the zero value
@@ -155,7 +160,7 @@ _ZERO: dict[Any, Any] = {str: "", int: 0, bool: False, float: 0.0, dict: {}, lis
 def _explain(text: str) -> str:
     found = _MISMATCH.match(text)
     if found is None:
-        return text
+        return _BOUNDS.sub(r"cannot unmarshal number into field \2 of type integer \1", text)
     expected, got, place = found.groups()
     where = f"field {place}" if place else "value"
     names = [_NAMES.get(name, name) for name in expected.split(" | ") if name != "null"]

@@ -79,14 +79,24 @@ class DisconnectNetwork(Wire):
     force: bool = False
 
 
+class ConfigReference(Wire):
+    """A network that only holds a configuration for others."""
+
+    network: str = ""
+
+
 class CreateNetwork(Wire):
+    """``check_duplicate``: of old clients; names are always checked."""
+
     name: str = ""
+    check_duplicate: bool = False
     driver: str = ""
     scope: str = ""
     internal: bool = False
     attachable: bool = False
     ingress: bool = False
     config_only: bool = False
+    config_from: ConfigReference = field(default_factory=ConfigReference)
     enable_ipv4: bool | None = field(name="EnableIPv4", default=None)
     enable_ipv6: bool | None = field(name="EnableIPv6", default=None)
     ipam: Ipam | None = field(name="IPAM", default=None)

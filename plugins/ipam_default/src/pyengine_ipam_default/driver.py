@@ -47,7 +47,7 @@ class DefaultIpam(IpamDriver):
         with self._lock:
             given = [leases.network for leases in self._pools.values()]
             if request.subnet:
-                subnet = _asked(request.subnet, "subnet")
+                subnet = _network(request.subnet, "subnet")
                 other = overlapping(subnet, given + avoid)
                 if other is not None:
                     raise Conflict(
@@ -63,8 +63,6 @@ class DefaultIpam(IpamDriver):
                         help=f"remove networks, name a subnet, or widen {_OPTION}",
                     )
                 subnet = _network(found, "subnet")
-            if request.range:
-                _asked(request.range, "range")
             leases = _Leases(subnet, request.range)
             gateway = leases.special(request.gateway, "gateway") or leases.first_usable()
             auxiliary = {
@@ -72,6 +70,7 @@ class DefaultIpam(IpamDriver):
                 for name, address in request.auxiliary.items()
             }
             pool = Pool(str(subnet), str(subnet), request.range, gateway, auxiliary)
+            leases.check(pool)
             leases.reserve(pool)
             self._pools[pool.id] = leases
         return pool
@@ -135,6 +134,22 @@ class _Leases:
         """Check an address that is no lease; returns it in normal form."""
         return self._text(self._number(address, what)) if address else ""
 
+    def check(self, pool: Pool) -> None:
+        """Each address of a new pool is one that can be given, and is there once."""
+        seen: set[int] = set()
+        for what, address in (
+            (f"gateway ({pool.gateway})", pool.gateway),
+            *(
+                (f"secondary ip address ({name}:{address})", address)
+                for name, address in pool.auxiliary.items()
+            ),
+        ):
+            number = self._number(address, what) if address else self._first
+            if number in seen or not self._first <= number <= self._last:
+                raise InvalidParameter(f"failed to allocate {what}: Address already in use")
+            if address:
+                seen.add(number)
+
     def reserve(self, pool: Pool) -> None:
         for address in (pool.gateway, *pool.auxiliary.values()):
             if address:
@@ -181,13 +196,6 @@ class _Leases:
 
     def _text(self, number: int) -> str:
         return str(ipaddress.ip_address(number.to_bytes(self.network.max_prefixlen // 8)))
-
-
-def _asked(text: str, what: str) -> Network:
-    """One that a user wrote, who may have forgotten its length."""
-    if "/" not in text:
-        raise InvalidParameter(f"invalid {what} {text}", "invalid CIDR block notation")
-    return _network(text, what)
 
 
 def _network(text: str, what: str) -> Network:

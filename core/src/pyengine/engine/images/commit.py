@@ -28,7 +28,7 @@ from pyengine.errors import Conflict
 from pyengine.faults import failpoint
 from pyengine.oci.changes import apply_changes
 from pyengine.oci.image import History, ImageConfig, RootFS, decode
-from pyengine.oci.reference import Reference
+from pyengine.oci.reference import Reference, new_name
 
 #: sha256 of a tar without entries, which makes a line in the history but no layer.
 EMPTY_LAYER = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
@@ -80,7 +80,7 @@ class Commits:
         if given is not None:
             merge_image(config, record.config)
         if name is not None:
-            name = name.with_default_tag()
+            name = new_name(name)
         parent = self._images.get(record.image)
         content = self._images.content
         with self._images.using(parent.id):

@@ -24,7 +24,8 @@ from pyengine.engine.threads import on_thread
 from pyengine.errors import InvalidParameter, NotFound, Unavailable
 from pyengine.oci.changes import apply_changes
 from pyengine.oci.image import History, ImageConfig, Platform, RootFS, host_platform
-from pyengine.oci.reference import Reference
+from pyengine.oci.reference import Reference, new_name
+from pyengine.registry.failures import unreachable
 
 #: Seconds that an address may be silent.
 _PATIENCE = 60.0
@@ -48,7 +49,7 @@ async def import_image(
         raise InvalidParameter(f"operating system is not supported: {platform.os}")
     config = apply_changes(ContainerConfig(), changes)
     if name is not None:
-        name = name.with_default_tag()
+        name = new_name(name)
     source = await on_thread("import", _Source, stream)
     async with images.content.lease(f"import {token_hex(8)}") as lease:
         made = await make_layer(
@@ -104,7 +105,8 @@ async def import_address(
         try:
             response = await session.get(address, ssl=ssl.create_default_context())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise Unavailable(f'Get "{address}": {error or "no answer"}') from error
+            failure = unreachable("GET", address, error, tls=address.startswith("https:"))
+            raise Unavailable(failure.text, help=failure.help) from error
         async with response:
             if response.status >= 400:
                 text = f"failed to GET {address} with status {response.status} {response.reason}"

@@ -355,11 +355,7 @@ class Images:
         """Give image ``ref`` another name, which another image may lose by it."""
         if name.digest:
             raise InvalidParameter("refusing to create a tag with a digest reference")
-        if name.familiar_name == "sha256":
-            raise InvalidParameter(
-                "refusing to create an ambiguous tag using digest algorithm as name"
-            )
-        name = name.with_default_tag()
+        name = reference.new_name(name)
         async with self._lock:
             image = msgspec.structs.replace(self.get(ref))
             await self._save(image, [*image.references, str(name)])

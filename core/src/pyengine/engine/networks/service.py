@@ -32,6 +32,7 @@ from pyengine.engine.calls import DriverCalls
 from pyengine.engine.events import Events
 from pyengine.engine.model import PREDEFINED, Container, EndpointSettings
 from pyengine.engine.names import new_id
+from pyengine.engine.networks import ipamcheck
 from pyengine.engine.networks.filters import Filters, select
 from pyengine.engine.networks.firewall import Firewall
 from pyengine.engine.networks.records import (
@@ -162,6 +163,7 @@ class Networks:
                 raise Forbidden(f"operation is not permitted on predefined {request.name} network")
             if any(n.name == request.name for n in self._records.values()):
                 raise Conflict(f"network with name {request.name} already exists")
+            ipamcheck.check(request.ipam, ipv6=bool(request.ipv6))
             if self._allowed is not None and request.driver not in ("", *self._allowed):
                 raise Forbidden(
                     f"network driver {request.driver!r} is not allowed here",

@@ -19,8 +19,9 @@ async def build(call: Call) -> web.StreamResponse:
 
 async def prune(call: Call) -> web.StreamResponse:
     """Nothing to remove, which is a success: ``docker system prune`` always asks for it too."""
+    given = call.query.filters()
     try:
-        filters = PruneFilters(call.query.filters(), *_FILTERS)
+        filters = PruneFilters(given, *_FILTERS)
         filters.moment("unused-for")
     except InvalidParameter as error:
         raise InvalidParameter("failed to prune build cache", error.message()) from error

@@ -44,7 +44,7 @@ async def create(call: Call) -> web.StreamResponse:
     body = await call.body(requests.CreateNetwork)
     if body.scope not in ("", "local"):
         raise Unsupported(f"networks of scope {body.scope!r} need a swarm, which pyengine has not")
-    if body.ingress or body.config_only:
+    if body.ingress or body.config_only or body.config_from.network:
         raise Unsupported("ingress and config-only networks are not in this version of pyengine")
     ipam = body.ipam or requests.Ipam()
     network, warnings = await call.engine.networks.create(

@@ -82,7 +82,7 @@ async def events(call: Call) -> web.StreamResponse:
     """Headers at once, then a JSON object per line. ``after`` is ours: a number of ``sequence``."""
     query = call.query
     since, until = query.time("since"), query.time("until")
-    if until and until < since:
+    if query["until"] and until < since:
         raise InvalidParameter(
             f"`since` time ({query['since']}) cannot be after `until` time ({query['until']})"
         )

@@ -126,6 +126,25 @@ def test_networks_that_are_listed_are_all(docker: Docker, network: Any) -> None:
     )
 
 
+def test_the_hosts_file_follows_the_networks(docker: Docker, network: Any) -> None:
+    """And keeps what the container has written into it."""
+    first, second = (network("--ipv6", "--subnet", f"10.79.{n}.0/24",
+                             "--subnet", f"fd79:{n}::/64") for n in (1, 2))  # fmt: skip
+    container = docker.up("--network", first, "--hostname", "me", "busybox", "sleep", "60")
+    docker.exec(container, "sh", "-c", "printf '192.0.2.1 own' >>/etc/hosts")
+
+    def lines() -> list[str]:
+        return docker.exec(container, "sed", "1,/ff02::2/d", "/etc/hosts").split("\n")
+
+    mine, other = (["10.79.1.2\tme", "fd79:1::2\tme"], ["10.79.2.2\tme", "fd79:2::2\tme"])
+    docker("network", "connect", second, container)
+    assert lines() == [*mine, "192.0.2.1 own", *other]
+    docker("network", "disconnect", first, container)
+    assert lines() == ["192.0.2.1 own", *other]
+    docker("network", "disconnect", second, container)
+    assert lines() == ["192.0.2.1 own"]
+
+
 def test_a_mac_address_is_kept_from_start_to_start(docker: Docker, network: Any) -> None:
     name, other, mac = network(), network(), "02:42:ac:11:00:42"
     container = docker.up("--network", f"name={name},mac-address={mac}", "busybox", "sleep", "60")

@@ -25,9 +25,9 @@ from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers import mounts, realtime
 from pyengine.engine.containers.links import Linked
 from pyengine.engine.containers.registry import Live, Registry
-from pyengine.engine.containers.resolv import write_network_files, write_resolv
+from pyengine.engine.containers.resolv import amend_hosts, write_network_files, write_resolv
 from pyengine.engine.logsinks import LogSinks
-from pyengine.engine.model import Container, HostConfig, MountPoint
+from pyengine.engine.model import Container, EndpointSettings, HostConfig, MountPoint
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.faults import failpoint
@@ -151,6 +151,17 @@ class Bundles:
     def write_resolv(self, container: Container) -> None:
         """Write a running container's resolv.conf anew, in place."""
         write_resolv(container, self.files(container), self._settings)
+
+    def amend_hosts(
+        self,
+        container: Container,
+        *,
+        come: EndpointSettings | None = None,
+        gone: EndpointSettings | None = None,
+    ) -> None:
+        """A running container joins a network, or leaves one."""
+        if not container.host_config.network_mode.startswith("container:"):
+            amend_hosts(container, self.files(container), come=come, gone=gone)
 
     def storage(self, container: Container) -> StorageDriver:
         driver = self._drivers.get(Kind.STORAGE, container.drivers.get("storage", ""))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyengine.engine.containers.links import DEFAULT_NETWORK
-from pyengine.engine.model import PREDEFINED, Container
+from pyengine.engine.model import PREDEFINED, Container, EndpointSettings
 from pyengine.errors import InvalidParameter
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ FALLBACK = ("8.8.8.8", "8.8.4.4")
 
 #: Where the engine's own name server listens in containers on networks that users made.
 EMBEDDED = "127.0.0.11"
+
+#: A hosts file of so many characters is not looked through.
+MOST_HOSTS = 1 << 20
 
 LOCALHOST = "127.0.0.1\tlocalhost\n"
 LOCALHOST_V6 = (
@@ -68,6 +71,26 @@ def write_resolv(container: Container, files: Files, settings: Settings) -> None
     _write(files.resolv, _resolv(container, settings, embedded(container)))
 
 
+def amend_hosts(
+    container: Container,
+    files: Files,
+    *,
+    come: EndpointSettings | None = None,
+    gone: EndpointSettings | None = None,
+) -> None:
+    """The hosts file of a container that runs, as it joins a network or leaves one: whatever else
+    has been written into it stays."""
+    dropped = _own_lines(container, gone) if gone else []
+    with open(files.hosts, errors="surrogateescape") as file:
+        text = file.read(MOST_HOSTS)
+    if len(text) == MOST_HOSTS:
+        return  # the container has filled it with something else
+    kept = [line for line in text.splitlines(keepends=True) if line not in dropped]
+    if kept and not kept[-1].endswith("\n"):
+        kept.append("\n")
+    _write(files.hosts, "".join(kept + (_own_lines(container, come) if come else [])))
+
+
 def has_ipv6(container: Container) -> bool:
     """False if it has IPv6 switched off in its network namespace."""
     sysctls = container.host_config.sysctls or {}
@@ -91,14 +114,18 @@ def _hosts(container: Container, hosts: Mapping[str, str], host_gateways: Sequen
         if address == "host-gateway":
             addresses = list(host_gateways or gateway_addresses(container))
         lines += [f"{one.strip('[]')}\t{name}\n" for one in addresses]
+    for endpoint in container.networks.values():
+        lines += _own_lines(container, endpoint)
+    return "".join(lines)
+
+
+def _own_lines(container: Container, endpoint: EndpointSettings) -> list[str]:
+    """The container's own names, at the addresses that it has on a network."""
     names = ".".join(filter(None, (container.config.hostname, container.config.domainname)))
     if "." in names:
         names = f"{names} {names.partition('.')[0]}"
-    for endpoint in container.networks.values():
-        for address in (endpoint.ip_address, endpoint.global_ipv6_address):
-            if address:
-                lines.append(f"{address}\t{names}\n")
-    return "".join(lines)
+    addresses = (endpoint.ip_address, endpoint.global_ipv6_address)
+    return [f"{address}\t{names}\n" for address in addresses if address]
 
 
 def upstreams(configured: Sequence[str]) -> Sequence[Upstream]:
@@ -189,6 +216,6 @@ def _read(path: Path) -> str:
 
 def _write(path: Path, text: str) -> None:
     # In place: a running container has the inode mounted.
-    with open(path, "w") as file:
+    with open(path, "w", errors="surrogateescape") as file:
         file.write(text)
     path.chmod(0o644)

@@ -236,6 +236,7 @@ class Sandboxes:
             container.macs.pop(network.name, None)
             await self._reroute(container, netns)
             raise
+        self._bundles.amend_hosts(container, come=settings)
         if embedded(container):
             await self._name_servers.open(container, netns)
             self._bundles.write_resolv(container)
@@ -247,6 +248,7 @@ class Sandboxes:
         if name not in container.networks:
             raise Forbidden(f"container {container.id} is not connected to network {name}")
         if netns is not None:
+            self._bundles.amend_hosts(container, gone=container.networks[name])
             await self._networks.close(container, name)
             await self._networks.leave(container, name, netns)
             await self._networks.release(container.networks[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pyengine import sizes
 from pyengine.errors import InvalidParameter
 
 #: Resolved by the engine, for every logging driver alike (``record_attributes``), and how a writer
@@ -18,7 +19,6 @@ CACHE = {
     "cache-max-file": "max-file",
     "cache-compress": "compress",
 }
-_SIZE = re.compile(r"(\d+\.?\d*|\.\d+) ?([a-z]*)", re.ASCII | re.IGNORECASE)
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
@@ -41,26 +41,11 @@ def check_common(options: Mapping[str, str], own: frozenset[str], unknown: str) 
                 "logger: max-buffer-size option is only supported with 'mode=non-blocking'"
             )
         try:
-            parse_size(options["max-buffer-size"], 1024)
+            sizes.parse(options["max-buffer-size"], 1024)
         except ValueError as error:
             raise InvalidParameter(
                 "error parsing option max-buffer-size", str(error), "for example 4m"
             ) from None
-
-
-def parse_size(text: str, thousand: int = 1000) -> int:
-    """Bytes, of what Docker's go-units reads: ``20m``, ``1.5 GB``, ``64KiB``; all three units come
-    to the same power of ``thousand``. Raises ``ValueError`` in its words."""
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise ValueError(f"invalid size: '{text}'")
-    number, unit = float(match[1]), match[2].lower()
-    if unit not in ("", "b"):
-        power = "kmgtp".find(unit[0]) + 1
-        if not power or unit[1:] not in ("", "b", "ib"):
-            raise ValueError(f"invalid suffix: '{unit}'")
-        number *= thousand**power
-    return int(min(number, 2.0**62))
 
 
 def parse_count(text: str) -> int:

@@ -1,22 +1,19 @@
-"""Sizes as Docker's users write them."""
+"""Sizes in the engine's configuration and in requests."""
 
 from __future__ import annotations
 
-import re
-
+from pyengine import sizes
 from pyengine.errors import InvalidParameter
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)i?b?", re.IGNORECASE)
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes of ``64m``, ``1.5GiB``, ``1024``: units are powers of 1024 (go-units RAMInBytes).
+    """Bytes of ``64m``, ``1.5GiB``, ``1024``: units are powers of 1024.
 
     ``InvalidParameter`` otherwise.
     """
     if isinstance(text, int):
         return text
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise InvalidParameter(f"invalid size: '{text}'")
-    return int(float(match.group(1)) * 1024 ** " kmgtp".index(match.group(2).lower() or " "))
+    try:
+        return sizes.parse(text.strip(), 1024)
+    except ValueError as error:
+        raise InvalidParameter(f"invalid size: '{text}'") from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyengine.bases.logoptions import check_common, parse_count, parse_flag, parse_size
+from pyengine import sizes
+from pyengine.bases.logoptions import check_common, parse_count, parse_flag
 from pyengine.bases.logrotation import Rotation
 from pyengine.errors import InvalidParameter
 
@@ -41,7 +42,7 @@ def _size(text: str) -> int:
     if text == "-1":
         return 0
     try:
-        size = parse_size(text)
+        size = sizes.parse(text)
     except ValueError as error:
         raise InvalidParameter(str(error), "max-size", "for example 20m") from None
     if size <= 0:

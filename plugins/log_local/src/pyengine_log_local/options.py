@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyengine.bases.logoptions import check_common, parse_count, parse_flag, parse_size
+from pyengine import sizes
+from pyengine.bases.logoptions import check_common, parse_count, parse_flag
 from pyengine.bases.logrotation import Rotation
 from pyengine.errors import InvalidParameter
 
@@ -21,7 +22,7 @@ def parse(options: Mapping[str, str]) -> Rotation:
     size, files, compress = DEFAULT_SIZE, DEFAULT_FILES, True
     if "max-size" in options:
         try:
-            size = parse_size(options["max-size"])
+            size = sizes.parse(options["max-size"])
         except ValueError as error:
             raise _invalid("max-size", options, error) from None
     if "max-file" in options:

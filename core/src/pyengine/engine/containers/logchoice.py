@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pyengine.bases.logoptions import CACHE, COMMON, check_common, parse_flag, parse_size
+from pyengine import sizes
+from pyengine.bases.logoptions import CACHE, COMMON, check_common, parse_flag
 from pyengine.contracts.base import Kind
 from pyengine.contracts.logging import LoggingDriver
 from pyengine.contracts.logsink import LogSinkDriver
@@ -122,7 +123,7 @@ def buffer_limit(options: Mapping[str, str]) -> int:
     check_common({key: options[key] for key in _DELIVERY if key in options}, frozenset(), "%s")
     if options.get("mode") != "non-blocking":
         return 0
-    return parse_size(options.get("max-buffer-size") or DEFAULT_BUFFER, 1024)
+    return sizes.parse(options.get("max-buffer-size") or DEFAULT_BUFFER, 1024)
 
 
 def _flag(option: str, text: str) -> bool:

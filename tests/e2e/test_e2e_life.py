@@ -336,3 +336,38 @@ def test_events_go_on_behind_a_number(docker: Docker) -> None:
         "rename",
         "destroy",
     ]
+
+
+LISTENS = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"
+
+
+def test_a_signal_wakes_what_is_paused(docker: Docker) -> None:
+    """It could not hear it otherwise, and would be killed when its time to end is over."""
+    name = docker.name()
+    docker("run", "-d", "--name", name, "busybox", "sh", "-c", LISTENS)
+    while "ready" not in docker.out("logs", name):
+        time.sleep(0.05)
+    docker("pause", name)
+    docker("kill", "-s", "WINCH", name)
+    assert docker.out("inspect", "-f", "{{.State.Status}}", name) == "running"
+    docker("pause", name)
+    began = time.time()
+    docker("stop", "-t", "20", name)
+    assert docker.out("inspect", "-f", "{{.State.ExitCode}}", name) == "7"
+    assert time.time() - began < 10
+    shown = docker.out(
+        "events", "--since", f"{began:.9f}", "--until", f"{time.time():.9f}",
+        "--filter", f"container={name}", "--format", "{{.Action}}",
+    )  # fmt: skip
+    assert shown.split()[:2] == ["kill", "unpause"]
+
+
+def test_an_error_of_a_restart_says_so(docker: Docker) -> None:
+    name = docker.name()
+    docker("create", "--name", name, "busybox", "nonsense")
+    done = docker("restart", name, check=False)
+    assert f"Cannot restart container {name}: " in done.stderr
+    assert "nonsense" in done.stderr
+    done = docker("restart", "missing-container", check=False)
+    assert "No such container: missing-container" in done.stderr
+    assert "Cannot restart" not in done.stderr

@@ -203,6 +203,9 @@ class Lifecycle:
             raise Conflict(f"Container {live.id} is not paused")
         shim = live.running()
         await shim.resume()
+        await self._resumed(live)
+
+    async def _resumed(self, live: Live) -> None:
         live.record.state.status = Status.RUNNING
         await self._registry.save(live)
         self._emit(live, "unpause")
@@ -526,16 +529,21 @@ class Lifecycle:
     # -- signals and small things --------------------------------------------------------------
 
     async def _signal(self, live: Live, number: int) -> None:
-        shim = live.shim
+        shim, state = live.shim, live.record.state
         if shim is None:
             return
+        resumed = False
         try:
             await shim.kill(number)
-            if live.record.state.paused and number == signals.SIGKILL:
-                await shim.resume()  # a frozen process does not die
+            if state.paused:
+                # what is frozen neither dies nor hears of anything
+                await shim.resume()
+                resumed = number != signals.SIGKILL
         except (Conflict, Unavailable):
             pass  # it has ended by itself meanwhile, or its shim has: we shall hear of it
         self._emit(live, "kill", {"signal": str(int(number))})
+        if resumed and state.paused:
+            await self._resumed(live)
 
     async def _kill_all(self, live: Live) -> None:
         if live.shim is not None:

@@ -127,7 +127,9 @@ class Networks:
             return by_name[0]
         matches = [n for id, n in self._records.items() if ref and id.startswith(ref)]
         if len(matches) > 1:
-            raise InvalidParameter(f"network {ref} is ambiguous ({len(matches)} matches found)")
+            raise InvalidParameter(
+                f"network {ref} is ambiguous ({len(matches)} matches found based on ID prefix)"
+            )
         if not matches:
             raise NotFound(f"network {ref} not found")
         return matches[0]

@@ -20,7 +20,14 @@ from pyengine.engine.model import (
     Status,
 )
 from pyengine.engine.networks import linksysctls
-from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, Unsupported
+from pyengine.errors import (
+    Conflict,
+    EngineError,
+    InvalidParameter,
+    NotFound,
+    NotModified,
+    Unsupported,
+)
 from pyengine_api_docker import figures, gojson, requests, views
 from pyengine_api_docker.http import JSON, Call, empty, json
 from pyengine_api_docker.pipes import download
@@ -259,28 +266,34 @@ async def start(call: Call) -> web.StreamResponse:
 
 
 async def stop(call: Call) -> web.StreamResponse:
-    signal = call.query["signal"] if call.version >= 42 else ""
-    with _named(f"cannot stop container: {call.name}"):
-        await call.engine.containers.stop(call.name, call.query.integer("t"), signal)
+    seconds, signal = _patience(call)
+    with _named(call, f"cannot stop container: {call.name}"):
+        await call.engine.containers.stop(call.name, seconds, signal)
     return empty()
 
 
 async def restart(call: Call) -> web.StreamResponse:
-    signal = call.query["signal"] if call.version >= 42 else ""
-    with _named(f"Cannot restart container {call.name}"):
-        await call.engine.containers.restart(call.name, call.query.integer("t"), signal)
+    seconds, signal = _patience(call)
+    with _named(call, f"Cannot restart container {call.name}"):
+        await call.engine.containers.restart(call.name, seconds, signal)
     return empty()
 
 
+def _patience(call: Call) -> tuple[int | None, str]:
+    """How long the command may take to end, and the signal that asks it to."""
+    return call.query.integer("t"), call.query["signal"] if call.version >= 42 else ""
+
+
 @contextlib.contextmanager
-def _named(what: str) -> Iterator[None]:
-    """A signal that does not exist is told with what it was for."""
+def _named(call: Call, what: str) -> Iterator[None]:
+    """An error is told with what it kept from being done to the container, if there is one."""
+    call.engine.containers.get(call.name)
     try:
         yield
-    except InvalidParameter as error:
-        if not error.brief.startswith("invalid signal"):
-            raise
-        raise InvalidParameter(what, error.message()) from error
+    except NotModified:
+        raise
+    except EngineError as error:
+        raise type(error)(f"{what}: {error.brief}", error.detail, error.help) from error
 
 
 async def kill(call: Call) -> web.StreamResponse:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute
 
+from pyengine.linux import sysctl
 from pyengine.linux.interfaces import (
     dress,
     kind_missing,
@@ -100,11 +101,12 @@ def test_dressed_interface(pair: list[Station]) -> None:
     assert there.default_routes() == {"10.1.2.1", "fd00::1"}
 
 
-def test_ipv4_only_has_no_link_local_address(pair: list[Station]) -> None:
+def test_ipv4_only_has_no_ipv6_at_all(pair: list[Station]) -> None:
     here, there = pair
     run(here, add_veth("v0", "eth0", peer_netns=there.netns), change_link("v0", up=True))
     here.do(dress, there.netns, "eth0", ["10.1.2.3/24"], [])
     assert there.links()["eth0"]["addresses"] == ["10.1.2.3/24"]
+    assert there.do(sysctl.read, "net/ipv6/conf/eth0/disable_ipv6") == "1"
 
 
 def test_dumps_agree_with_pyroute2(pair: list[Station]) -> None:

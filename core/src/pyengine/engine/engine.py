@@ -318,7 +318,7 @@ class Engine:
         id_file = data_root / "engine-id"
         if not id_file.exists():
             temporary = id_file.with_suffix(".new")
-            temporary.write_text(f"{uuid.uuid4()}\n")
+            temporary.write_text(str(uuid.uuid4()))
             temporary.replace(id_file)
         engine_id = id_file.read_text().strip()
         default = data_root == DEFAULT_DATA_ROOT

@@ -15,7 +15,6 @@ from pyengine.linux.netlink import (
     add_route,
     change_link,
     delete_link,
-    no_link_local,
 )
 from pyengine.linux.netns import inside
 
@@ -66,7 +65,8 @@ def dress(netns: int, name: str, addresses: Sequence[str], gateways: Sequence[st
                 sysctl.ensure(f"net/ipv6/conf/{name}/{parameter}", "0")
             sysctl.ensure(f"net/ipv6/conf/{name}/disable_ipv6", "0")
         else:
-            requests.append(no_link_local(link.index))
+            # No link-local address either, and nobody inside adds one by accident.
+            sysctl.ensure(f"net/ipv6/conf/{name}/disable_ipv6", "1")
         requests.append(change_link(link.index, up=True))
         requests += [add_address(link.index, address) for address in addresses]
         requests += [add_route(link.index, gateway) for gateway in gateways]

@@ -98,7 +98,7 @@ SHOWN_BY = {
     "seccomp-profile": f"{KEYS}::test_defaults_of_containers",
     "shutdown-timeout": f"{SHUTDOWN}::test_containers_end_in_their_own_way_or_are_killed",
     "storage-driver": f"{KEYS}::test_the_daemon_itself",
-    "storage-opts": "tests/vm/test_sizes.py::"
+    "storage-opts": "tests/vm/test_layer_sizes.py::"
     "test_the_size_of_the_daemon_is_for_those_that_name_none",
     "tls": TLS,
     "tlscacert": TLS,

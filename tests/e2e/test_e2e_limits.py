@@ -289,7 +289,7 @@ def test_sizes_and_other_storage_options(docker: Docker) -> None:
     fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     limited = projectquota.enforced(fd)
     os.close(fd)
-    if limited:  # and tests/vm/test_sizes.py has the rest
+    if limited:  # and tests/vm/test_layer_sizes.py has the rest
         docker.fails(*run("size=much"), code=125, says="invalid size: 'much'")
     else:
         said = docker.fails(*run("size=16m"), code=125, says="--storage-opt size is supported only")

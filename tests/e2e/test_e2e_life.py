@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -371,3 +372,41 @@ def test_an_error_of_a_restart_says_so(docker: Docker) -> None:
     done = docker("restart", "missing-container", check=False)
     assert "No such container: missing-container" in done.stderr
     assert "Cannot restart" not in done.stderr
+
+
+def test_a_restart_does_not_remove(docker: Docker) -> None:
+    name = docker.up("--rm", "busybox", "sleep", "1000")
+    docker("restart", "-t", "0", name)
+    assert docker.state(name) == "running"
+    docker("kill", name)
+    eventually(lambda: docker("inspect", name, check=False).returncode == 1)
+
+
+def test_execs_end_with_the_run_they_were_made_for(docker: Docker) -> None:
+    name = docker.up("busybox", "sleep", "1000")
+    made = docker.engine.api("POST", f"/containers/{name}/exec", {"Cmd": ["true"]})[1]["Id"]
+    docker("restart", "-t", "0", name)
+    status, body = docker.engine.api("POST", f"/exec/{made}/start", {"Detach": True})
+    assert (status, body["message"]) == (404, f"No such exec instance: {made}")
+    docker("pause", name)
+    says = f"Container {name} is paused, unpause the container before exec"
+    docker.fails("exec", name, "true", code=1, says=says)
+
+
+def test_attaching_and_resizing_are_events(docker: Docker) -> None:
+    name = docker.up("-t", "busybox", "sleep", "2")
+    assert docker.engine.api("POST", f"/containers/{name}/resize?h=40&w=120")[0] == 200
+    docker("attach", "--no-stdin", name)
+    told = docker.out("events", "--since", "1m", "--until", "0s", "-f", f"container={name}",
+                      "--format", "{{json .Action}}{{json .Actor.Attributes}}")  # fmt: skip
+    assert '"attach"' in told
+    assert any('"resize"' in s and '"height":"40"' in s and '"width":"120"' in s
+               for s in told.splitlines())  # fmt: skip
+
+
+def test_volumes_that_go_with_a_container_are_gone(docker: Docker) -> None:
+    name = docker.up("-v", "/data", "busybox", "sleep", "1000")
+    place = Path(docker.state(name, "{{(index .Mounts 0).Source}}"))
+    assert place.is_dir()
+    docker("rm", "-f", "-v", name)
+    assert not place.exists()

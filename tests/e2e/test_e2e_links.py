@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.e2e.conftest import Docker
 
 pytestmark = pytest.mark.usefixtures("tidied")
+
+
+@pytest.fixture
+def network(docker: Docker) -> Iterator[str]:
+    name = f"net-{docker.name()}"
+    docker("network", "create", name)
+    yield name
+    docker.clean()
+    docker("network", "rm", name)
 
 
 def test_a_link_tells_of_the_other(docker: Docker) -> None:
@@ -62,3 +73,45 @@ def test_a_link_is_a_name_that_follows_its_containers(docker: Docker) -> None:
 def test_there_is_one_host_network(docker: Docker) -> None:
     done = docker("network", "create", "-d", "host", "another", check=False)
     assert 'only one instance of "host" network is allowed' in done.stderr
+
+
+def test_a_link_follows_the_other(docker: Docker) -> None:
+    """Its name and its address change, and at last it goes."""
+    other, linker = docker.up("busybox", "sleep", "1000"), docker.name()
+    docker.up("--link", f"{other}:db", "busybox", "sleep", "1000", name=linker)
+    docker("exec", linker, "sh", "-c", "echo 10.9.9.9 mine >>/etc/hosts")
+    docker("stop", "-t", "0", other)
+    docker("rename", other, f"{other}x")
+    docker("network", "disconnect", "bridge", f"{other}x")
+    docker("network", "connect", "bridge", f"{other}x")
+    docker.up("busybox", "sleep", "1000")
+    docker("start", f"{other}x")
+    now = docker.out("inspect", "-f", "{{.NetworkSettings.IPAddress}}", f"{other}x")
+    hosts = [line.split() for line in docker.exec(linker, "cat", "/etc/hosts").splitlines()]
+    assert [line[0] for line in hosts if "db" in line] == [now]
+    assert ["10.9.9.9", "mine"] in hosts
+    links = docker.out("inspect", "-f", "{{json .HostConfig.Links}}", linker)
+    assert links == f'["/{other}x:/{linker}/db"]'
+    names = docker.out("ps", "--no-trunc", "--format", "{{.Names}}", "-f", f"name={other}x")
+    assert names == f"{other}x,{linker}/db"
+    docker("rm", "-f", f"{other}x")
+    assert docker.out("inspect", "-f", "{{json .HostConfig.Links}}", linker) == "null"
+    docker("restart", "-t", "0", linker)
+
+
+def test_networks_that_users_made_have_names_instead(docker: Docker, network: str) -> None:
+    later, linker = docker.name(), docker.name()
+    docker.up("--network", network, "--link", f"{later}:db", "busybox", "sleep", "1000",
+              name=linker)  # fmt: skip
+    docker.up("--network", network, "busybox", "sleep", "1000", name=later)
+    assert "db" not in docker.exec(linker, "cat", "/etc/hosts")
+    address = docker.out(
+        "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", later
+    )
+    assert address in docker.exec(linker, "nslookup", "db")
+
+
+def test_who_has_the_hosts_network_cannot_be_linked_to(docker: Docker) -> None:
+    hosted = docker.up("--network", "host", "busybox", "sleep", "1000")
+    says = "conflicting options: host type networking can't be used with links"
+    docker.fails("create", "--link", f"{hosted}:x", "busybox", code=1, says=says)

@@ -221,3 +221,82 @@ def test_an_address_that_no_network_card_has(docker: Docker, network: Any) -> No
     body = {"Container": name, "EndpointConfig": {"MacAddress": "x"}}
     status, answer = docker.engine.api("POST", f"/networks/{net}/connect", body)
     assert (status, answer["message"]) == (400, "invalid MAC address x")
+
+
+def test_who_shares_a_network_has_its_names(docker: Docker, network: Any) -> None:
+    owner = docker.up("--network", network(), "-h", "owner", "busybox", "sleep", "1000")
+    docker("exec", owner, "sh", "-c", "echo 10.9.9.9 mine >>/etc/hosts")
+    files = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]
+    guest = docker.up("--network", f"container:{owner}", "busybox", "sleep", "1000")
+    assert docker.exec(guest, "cat", *files) == docker.exec(owner, "cat", *files)
+    assert "127.0.0.11" in docker.exec(guest, "cat", "/etc/resolv.conf")
+    assert docker.exec(guest, "hostname") == "owner"
+    paths = "{{.HostsPath}} {{.HostnamePath}} {{.ResolvConfPath}} {{.Config.Hostname}}"
+    assert docker.state(guest, paths) == docker.state(owner, paths)
+    own = docker.name()
+    says = "cannot join own network namespace"
+    docker.fails(
+        "run", "--name", own, "--network", f"container:{own}", "busybox", code=125, says=says
+    )
+
+
+def test_a_restart_keeps_address_and_mac(docker: Docker, network: Any) -> None:
+    name, mac = network("--ipv6", "--subnet", "fd00:9::/64"), "02:42:00:00:00:99"
+    field = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}} "
+    field += "{{.MacAddress}}{{end}}"
+    kept = docker.up("--network", name, "--mac-address", mac, "busybox", "sleep", "1000")
+    before = docker.state(kept, field)
+    assert before.endswith(mac)
+    docker("stop", "-t", "0", kept)
+    docker.up("--network", name, "busybox", "sleep", "1000")
+    docker("start", kept)
+    assert docker.state(kept, field) == before
+    assert mac in docker.exec(kept, "ip", "link", "show", "eth0")
+    # Who is not asked for takes another one when somebody has it.
+    docker("stop", "-t", "0", kept)
+    docker.up("--network", name, "--ip", before.split()[0], "busybox", "sleep", "1000")
+    docker("start", kept)
+    assert docker.state(kept, field).split()[0] != before.split()[0]
+
+
+def test_networks_that_do_not_go_together(docker: Docker, network: Any) -> None:
+    name = network()
+    alone = docker.up("--network", "none", "busybox", "sleep", "1000")
+    says = "container cannot be connected to multiple networks with one of the networks in private"
+    docker.fails("network", "connect", name, alone, code=1, says=says)
+    other = docker.up("--network", name, "busybox", "sleep", "1000")
+    docker.fails("network", "connect", "none", other, code=1, says=says)
+    says = "cannot connect container to host network - container must be created in host network"
+    docker.fails("network", "connect", "host", other, code=1, says=says)
+    hosted = docker.up("--network", "host", "busybox", "sleep", "1000")
+    says = "cannot disconnect container from host network - container was created in host network"
+    docker.fails("network", "disconnect", "host", hosted, code=1, says=says)
+    says = "cannot be connected to any other network"
+    docker.fails("network", "connect", name, hosted, code=1, says=says)
+    says = "network-scoped alias is supported only for containers in user defined networks"
+    docker.fails("network", "connect", "--alias", "x", "bridge", other, code=1, says=says)
+    says = "operation is not permitted on predefined default network"
+    docker.fails("network", "create", "default", code=1, says=says)
+
+
+def test_a_stop_is_answered_when_the_networks_are_left(docker: Docker, network: Any) -> None:
+    first, second = network(), network()
+    name = docker.up("--network", first, "busybox", "sleep", "1000")
+    docker("network", "connect", second, name)
+    since = docker.out("info", "-f", "{{.SystemTime}}")
+    docker("stop", "-t", "0", name)
+    until = docker.out("info", "-f", "{{.SystemTime}}")
+    told = docker.out("events", "--since", since, "--until", until, "-f", "type=network",
+                      "--format", "{{.Action}} {{.Actor.Attributes.name}}")  # fmt: skip
+    assert sorted(told.splitlines()) == sorted(f"disconnect {one}" for one in (first, second))
+
+
+def test_networks_change_right_after_a_stop(docker: Docker, network: Any) -> None:
+    first, second = network(), network()
+    name = docker.up("--network", first, "busybox", "sleep", "1000")
+    for _ in range(5):
+        docker("stop", "-t", "0", name)
+        docker("network", "disconnect", first, name)
+        docker("network", "connect", second, name)
+        docker("start", name)
+        first, second = second, first

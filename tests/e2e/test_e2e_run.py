@@ -22,6 +22,7 @@ def test_environment(docker: Docker, tmp_path: Path) -> None:
     assert found["FROM_FILE"] == "yes"
     assert found["PATH"] == "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     assert found["HOME"] == "/root"
+    assert "HOME=/root" in docker.sh("env", "-e", "HOME=").splitlines()
     assert set(found) <= {"A", "EMPTY", "FROM_FILE", "PATH", "HOME", "HOSTNAME", "PWD", "SHLVL"}
 
 
@@ -116,6 +117,8 @@ def test_a_command_that_cannot_run_leaves_a_container_that_says_so(docker: Docke
     docker.fails("run", "--name", name, "busybox", "nonesuch", code=127, says="nonesuch")
     assert docker.state(name, "{{.State.Status}} {{.State.ExitCode}}") == "created 127"
     assert "executable file not found" in docker.state(name, "{{.State.Error}}")
+    says = 'exec: "/etc": is a directory: permission denied'
+    docker.fails("run", "--rm", "busybox", "/etc", code=126, says=says)
 
 
 def test_errors_of_the_request(docker: Docker) -> None:

@@ -124,6 +124,9 @@ class FakeContainers:
 
         return resolve(ref, self.known, named, "container")
 
+    def names_directory(self, ref: str) -> Path:
+        return Path("/c")
+
     async def create(
         self,
         name: str,
@@ -305,6 +308,10 @@ class Answer:
     @property
     def message(self) -> str:
         return str(self.json["message"])
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
 
 
 def _dechunk(raw: bytes) -> bytes:

@@ -207,8 +207,7 @@ async def test_the_engine_may_close_its_end(client: Any, make_container: Any) ->
 async def test_bad_detach_keys(client: Any, make_container: Any) -> None:
     interactive(client, make_container, tty=True)
     answer = await client.ask("POST", f"/containers/a1/attach?{ALL}&detachKeys=ctrl-%C3%A9")
-    assert answer.status == 400
-    assert "detach keys" in answer.message
+    assert (answer.status, answer.text) == (400, "Invalid detach keys (ctrl-é) provided\r\n")
 
 
 async def test_stdin_goes_nowhere_unless_it_is_open(client: Any) -> None:
@@ -257,7 +256,7 @@ async def test_a_container_that_does_not_read_slows_the_client(
 
 async def test_attach_reports_errors_before_the_hijack(client: Any) -> None:
     answer = await client.ask("POST", "/containers/zz/attach?stream=1", None)
-    assert (answer.status, answer.message) == (404, "No such container: zz")
+    assert (answer.status, answer.text) == (404, "No such container: zz\r\n")
 
 
 async def test_exec(client: Any) -> None:

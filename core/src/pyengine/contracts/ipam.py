@@ -51,7 +51,7 @@ class IpamDriver(Driver):
     def request_pool(self, request: PoolRequest) -> Pool:
         """Give a pool; with a default gateway (the first usable address) if none was asked for.
 
-        Raises ``InvalidParameter`` (not a network; range or gateway outside it), ``Conflict``
+        Raises ``InvalidParameter`` (not a network; range or gateway outside it), ``Forbidden``
         naming what it overlaps with (a given pool or an entry of ``avoid``), and ``Conflict`` when
         the default pools are used up.
         """

@@ -383,14 +383,23 @@ class LogSinkChoice(msgspec.Struct, frozen=True):
     options: dict[str, str] = {}
 
 
+class EndpointWish(msgspec.Struct, omit_defaults=True):
+    """What an endpoint shall have again at the next start: the MAC that its user asked for, and the
+    addresses of the last run, if nobody has them now."""
+
+    mac: str = ""
+    ipv4: str = ""
+    ipv6: str = ""
+
+
 class Container(msgspec.Struct, kw_only=True):
     """The record of a container: desired state, and the last state that was seen.
 
     ``base``: chain id of the image's top layer, on which its own stands.
     ``drivers``: the driver of each kind that was chosen at create ("storage", "runtime",
-    "logging"). ``networks``: by network name. ``layer``: id of its writable layer. ``phase``: what
-    was being done ("creating", "starting", "removing"), so that the next daemon can finish or
-    undo it; empty: nothing. ``published``: the host ports it holds.
+    "logging"). ``networks`` and ``wishes``: by network name. ``layer``: id of its writable layer.
+    ``phase``: what was being done ("creating", "starting", "removing"), so that the next daemon can
+    finish or undo it; empty: nothing. ``published``: the host ports it holds.
     """
 
     id: str
@@ -407,6 +416,7 @@ class Container(msgspec.Struct, kw_only=True):
     base: str = ""
     drivers: dict[str, str] = {}
     networks: dict[str, EndpointSettings] = {}
+    wishes: dict[str, EndpointWish] = {}
     mounts: list[MountPoint] = []
     log_options: dict[str, str] = {}
     log_sinks: list[LogSinkChoice] = []
@@ -416,8 +426,6 @@ class Container(msgspec.Struct, kw_only=True):
     manually_stopped: bool = False
     ports: dict[str, list[PortBinding] | None] = {}
     published: list[PublishedPort] = []
-    #: MAC addresses that were asked for, by network: its endpoints keep them from start to start.
-    macs: dict[str, str] = {}
     sandbox_id: str = ""
     sandbox_key: str = ""
     #: of its user namespace, as it was last started; None: it has none of its own

@@ -182,7 +182,7 @@ def environment(
 ) -> list[str]:
     """Docker's order: PATH, HOSTNAME, TERM with a terminal, links, then the container's own, which
     replace in place; a name without ``=`` takes that variable away. HOME comes last, from the
-    user's passwd entry, where nobody set it."""
+    user's passwd entry, where nobody set it to something."""
     merged = {"PATH": PATH, "HOSTNAME": "HOSTNAME=" + container.config.hostname}
     if tty:
         merged["TERM"] = "TERM=xterm"
@@ -193,7 +193,7 @@ def environment(
                 merged[name] = entry
             else:
                 merged.pop(name, None)
-    if "HOME" not in merged:
+    if merged.get("HOME", "HOME=") == "HOME=":
         merged["HOME"] = "HOME=" + (home or "/")
     return list(merged.values())
 

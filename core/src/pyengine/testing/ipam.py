@@ -20,7 +20,7 @@ import pytest
 
 from pyengine.contracts.base import DriverContext
 from pyengine.contracts.ipam import IpamDriver, Pool, PoolRequest
-from pyengine.errors import Conflict, InvalidParameter
+from pyengine.errors import Conflict, Forbidden, InvalidParameter
 
 
 class IpamDriverSuite:
@@ -99,10 +99,10 @@ class IpamDriverSuite:
     def test_overlap_is_refused_by_name(self) -> None:
         driver = self.driver()
         driver.request_pool(PoolRequest(subnet="10.50.0.0/16"))
-        with pytest.raises(Conflict) as given:
+        with pytest.raises(Forbidden) as given:
             driver.request_pool(PoolRequest(subnet="10.50.7.0/24"))
         assert "10.50.0.0/16" in str(given.value)
-        with pytest.raises(Conflict) as avoided:
+        with pytest.raises(Forbidden) as avoided:
             driver.request_pool(PoolRequest(subnet="10.60.0.0/16", avoid=["10.60.8.0/24"]))
         assert "10.60.8.0/24" in str(avoided.value)
         driver.request_pool(PoolRequest(subnet="10.60.0.0/16"))
@@ -198,7 +198,7 @@ class IpamDriverSuite:
         new = self.driver()
         new.request_pool(PoolRequest(subnet="10.70.0.0/28"))
         new.reconcile([kept], [(kept.id, lease)])
-        with pytest.raises(Conflict):
+        with pytest.raises(Forbidden):
             new.request_pool(PoolRequest(subnet=kept.subnet))
         assert new.request_pool(PoolRequest(subnet=lost.subnet)).subnet == lost.subnet
         assert new.request_pool(PoolRequest(subnet="10.70.0.0/28")).subnet == "10.70.0.0/28"

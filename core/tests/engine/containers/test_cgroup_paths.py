@@ -31,6 +31,9 @@ def bundles(parent: str, scopes: str) -> Bundles:
     [
         (OWN, "", "/pe/0a"),
         (OWN, "my/own", "/my/own/0a"),
+        (OWN, "../../up", "/up/0a"),
+        (OWN, "/a/../../up/", "/up/0a"),
+        (OWN, "/..", "/0a"),
         (OWN, "my.slice", "/my.slice/0a"),
         (SYSTEMD, "", "/system.slice/pe-0a.scope"),
         (SYSTEMD, "my-sub.slice", "/my.slice/my-sub.slice/pe-0a.scope"),

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from pyengine.engine.containers.links import bind, further_names, linked, shown, split
+from pyengine.engine.containers.links import (
+    bind,
+    further_names,
+    linked,
+    shown,
+    split,
+    told,
+)
 from pyengine.engine.model import (
     Container,
     ContainerConfig,
@@ -15,7 +22,7 @@ from pyengine.engine.model import (
     State,
     Status,
 )
-from pyengine.errors import Conflict, NotFound
+from pyengine.errors import Conflict, InvalidParameter, NotFound
 
 
 def container(name: str, network: str = "bridge", **fields: Any) -> Container:
@@ -47,30 +54,6 @@ def test_names_and_aliases() -> None:
     assert split("/web:/other/db") == ("web", "db")
 
 
-def test_a_link_is_to_a_container_and_not_to_its_name() -> None:
-    other, me = web(), container("me")
-    known = {"web": other, other.id: other}
-
-    def find(name: str) -> Container:
-        if name not in known:
-            raise NotFound(name)
-        return known[name]
-
-    me.host_config.links = bind(["web:db", "/web"], find)
-    assert shown(me, find) == ["/web:/me/db", "/web:/me/web"]
-    del known["web"]
-    other.name = "new"
-    assert shown(me, find) == ["/new:/me/db", "/new:/me/web"]
-    assert further_names([me, other], find) == {other.id: ["/me/db", "/me/web"]}
-    assert linked(me, find).hosts.keys() == {"db host-web new", "web host-web new"}
-    me.host_config.network_mode = "mine"
-    assert shown(me, find) is None
-    assert further_names([me], find) == {}
-    me.host_config.network_mode = "bridge"
-    known.clear()
-    assert shown(me, find) is None
-
-
 def test_hosts_and_variables_of_the_default_bridge() -> None:
     other = web()
     found = linked(
@@ -100,11 +83,79 @@ def test_hosts_and_variables_of_the_default_bridge() -> None:
     ]
 
 
-def test_no_variables_on_networks_that_users_made() -> None:
-    me = container("me", "n", host_config=HostConfig(links=["web:db"]))
-    found = linked(me, {"web": web(network="n")}.__getitem__)
-    assert found.hosts == {"db host-web web": "172.17.0.9"}
-    assert found.environment == []
+def test_nothing_of_it_on_networks_that_users_made() -> None:
+    me = container("me", "n", host_config=HostConfig(network_mode="n", links=["web:db"]))
+    find = {"web": web(network="n")}.__getitem__
+    assert linked(me, find) == ({}, [])
+    assert shown(me, find) is None
+    assert bind(me.host_config, find) == ["web:db"]
+
+
+class Known:
+    """Containers by name or id."""
+
+    def __init__(self, *containers: Container) -> None:
+        self.all = containers
+
+    def __call__(self, ref: str) -> Container:
+        for one in self.all:
+            if ref in (one.id, one.name):
+                return one
+        raise NotFound(f"No such container: {ref}")
+
+
+def test_it_is_kept_by_id_and_outlives_a_new_name() -> None:
+    other = web()
+    find = Known(other)
+    host = HostConfig(links=["web", "/web:alias"])
+    host.links = bind(host, find)
+    me = container("me", host_config=host)
+    other.name = "new"
+    assert shown(me, find) == ["/new:/me/alias", "/new:/me/web"]
+    assert further_names([me, other], find) == {other.id: ["/me/web", "/me/alias"]}
+    assert sorted(linked(me, find).hosts) == ["alias host-web new", "web host-web new"]
+
+
+def test_it_ends_with_the_other() -> None:
+    me = container("me", host_config=HostConfig(links=["web:db"]))
+    assert shown(me, Known()) is None
+    assert linked(me, Known()) == ({}, [])
+
+
+def test_it_leads_to_whose_network_the_other_shares() -> None:
+    owner = web()
+    guest = container("guest", host_config=HostConfig(network_mode=f"container:{owner.id}"))
+    links = bind(HostConfig(links=["guest:g"]), Known(owner, guest))
+    assert links == [f"{owner.id}:g"]
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        ("none:x", "could not get container for none: No such container: none"),
+        (":x", 'could not get container for : invalid name or ID supplied: ""'),
+        ("hosted", "host type networking can't be used with links"),
+    ],
+)
+def test_a_link_that_leads_nowhere(link: str, words: str) -> None:
+    find = Known(container("hosted", "host", host_config=HostConfig(network_mode="host")))
+    with pytest.raises(InvalidParameter, match=words):
+        bind(HostConfig(links=[link]), find)
+
+
+def test_the_other_must_be_on_the_default_bridge() -> None:
+    me = container("me", host_config=HostConfig(links=["web:db"]))
+    with pytest.raises(InvalidParameter, match="/web, as it does not belong to the default netw"):
+        linked(me, Known(web(networks={"n": EndpointSettings(ip_address="10.0.0.1")})))
+
+
+def test_who_runs_hears_of_a_new_address() -> None:
+    other = web()
+    me = container("me", host_config=HostConfig(links=[f"{other.id}:db"]))
+    ended = container("e", host_config=me.host_config, state=State(status=Status.EXITED))
+    assert list(told(other, [me, other, ended])) == [(me, "db", "172.17.0.9")]
+    other.networks = {}
+    assert list(told(other, [me])) == []
 
 
 def test_the_other_must_run() -> None:

@@ -118,6 +118,17 @@ def test_a_range_gives_its_free_ports_then_none() -> None:
         ask(ports, "c", wanted)
 
 
+def test_what_can_be_chosen_leaves_alone_what_is_named() -> None:
+    first = ask(allocator(), "first", {"80": bind()}).bindings["80/tcp"]
+    assert first is not None
+    dynamic = first[0].host_port
+    bindings = {"80": bind(), "81": bind(f"{dynamic}-65000"), "90": bind(dynamic)}
+    grant = shown(ask(allocator(), "web", bindings))
+    assert list(grant) == ["80/tcp", "81/tcp", "90/tcp"]
+    assert grant["90/tcp"] == [("0.0.0.0", dynamic)]
+    assert len({port for row in grant.values() for _, port in row}) == 3
+
+
 def test_publish_all_takes_exposed_ports() -> None:
     grant = ask(allocator(), "a", {"80/tcp": bind("80")}, exposed={"53/udp": {}}, publish_all=True)
     assert set(grant.bindings) == {"80/tcp", "53/udp"}

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: Clients of an older API read an error's text as it is.
+JSON_ERRORS = (1, 24)
 _VERSIONED = re.compile(r"/v([0-9.]+)(/.*)")
 #: How many connections may wait to be accepted: ``docker compose up`` opens many at once.
 BACKLOG = 512
@@ -97,6 +99,9 @@ class DockerFrontend(Frontend):
             response = await self._answer(request)
         except EngineError as error:
             response = failure(error.status, error.message())
+            asked = _VERSIONED.fullmatch(request.raw_path.partition("?")[0])
+            if asked is not None and _version(asked[1]) < JSON_ERRORS:
+                response = web.Response(text=error.message() + "\n", status=error.status)
         except ConnectionError:
             if request.transport is None or request.transport.is_closing():
                 # Its client has gone: no error of ours, though the server would log it as one.
@@ -184,13 +189,18 @@ def _clean(path: str) -> str:
     return clean + "/" if path.endswith("/") and clean != "/" else clean
 
 
+def _version(text: str) -> tuple[int, int]:
+    """(1, 45) for ``1.45``."""
+    parts = [int(part or 0) for part in text.split(".")]
+    return parts[0], parts[1] if len(parts) > 1 else 0
+
+
 def _minor(version: str, oldest: str) -> int:
     """45 for ``1.45``; ``InvalidParameter`` in Docker's words for what is not served, or is older
     than ``oldest``."""
     if version == API_VERSION:
         return 51
-    parts = [int(part or 0) for part in version.split(".")]
-    major, minor = parts[0], parts[1] if len(parts) > 1 else 0
+    major, minor = _version(version)
     if (major, minor) < tuple(map(int, oldest.split("."))):
         raise InvalidParameter(
             f"client version {version} is too old. Minimum supported API version is "

@@ -51,9 +51,7 @@ def parse_keys(text: str) -> bytes:
         elif key in _SINGLES:
             keys.append(_SINGLES[key])
         else:
-            raise InvalidParameter(
-                f"Invalid detach keys ({text}) provided", f"Unknown character: '{key}'"
-            )
+            raise InvalidParameter(f"Invalid detach keys ({text}) provided")
     return bytes(keys)
 
 

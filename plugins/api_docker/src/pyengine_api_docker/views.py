@@ -252,7 +252,8 @@ def inspect(
     sinks: Sequence[SinkStatus] = (),
     size: tuple[int, int] | None = None,
 ) -> Body:
-    """``GET /containers/{id}/json``. ``directory``: the container's own. ``log_path``: of a log
+    """``GET /containers/{id}/json``. ``links``: as Docker shows them.
+    ``directory``: where its hosts, hostname and resolv.conf are. ``log_path``: of a log
     that others may read. ``sinks``: where its log goes beside or instead of staying here;
     ``LogSinks`` is ours, and only there if there are some. ``size``: (SizeRw, SizeRootFs) when
     asked for."""
@@ -280,8 +281,9 @@ def inspect(
         body["SizeRw"], body["SizeRootFs"] = size
     body["Mounts"] = [mount_point(mount) for mount in container.mounts]
     body["Config"] = config(container.config)
-    if mac := container.macs.get(container.host_config.network_mode):
-        body["Config"]["MacAddress"] = mac
+    wish = container.wishes.get(container.host_config.network_mode)
+    if wish is not None and wish.mac:
+        body["Config"]["MacAddress"] = wish.mac
     body["NetworkSettings"] = network_settings(container, version)
     if sinks:
         body["LogSinks"] = msgspec.to_builtins(sinks)

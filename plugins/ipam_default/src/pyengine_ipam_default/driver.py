@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pyengine.contracts.base import DriverContext, Probe, reject_unknown_options
 from pyengine.contracts.ipam import IpamDriver, Pool, PoolRequest
-from pyengine.errors import Conflict, InvalidParameter, NotFound
+from pyengine.errors import Conflict, Forbidden, InvalidParameter, NotFound
 from pyengine_ipam_default.pools import (
     Network,
     default_pools,
@@ -50,7 +50,7 @@ class DefaultIpam(IpamDriver):
                 subnet = _network(request.subnet, "subnet")
                 other = overlapping(subnet, given + avoid)
                 if other is not None:
-                    raise Conflict(
+                    raise Forbidden(
                         f"subnet {subnet} overlaps with {other}",
                         "which is a network or a route of this host already",
                         "choose another subnet",

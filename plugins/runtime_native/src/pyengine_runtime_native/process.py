@@ -277,7 +277,7 @@ def become_user(process: ProcessPlan) -> None:
         text = os.fsdecode(process.cwd)
         raise StartError(f'chdir to cwd ("{text}") failed: permission denied', exit_code=126)
     _prove_directory(process.cwd)
-    if b"HOME" not in process.env:
+    if not process.env.get(b"HOME"):
         process.env[b"HOME"] = _home(process.uid)
     os.umask(process.umask)
 
@@ -375,7 +375,11 @@ def find_program(process: ProcessPlan) -> bytes:
             text = os.strerror(problem).lower()
             raise StartError(f'exec: "{shown}": stat {os.fsdecode(name)}: {text}')
         if problem:
-            raise StartError(f'exec: "{shown}": {os.strerror(problem).lower()}', exit_code=126)
+            text = os.strerror(problem).lower()
+            if problem == errno.EISDIR:
+                # Docker adds this: clients have always known by it that 126 is meant.
+                text += ": " + os.strerror(errno.EACCES).lower()
+            raise StartError(f'exec: "{shown}": {text}', exit_code=126)
         return name
     denied = False
     for directory in process.env.get(b"PATH", b"").split(b":"):

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import posixpath
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,9 +24,14 @@ from pyengine.drivers import Drivers, Places
 from pyengine.engine import remap
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.containers import mounts, realtime
-from pyengine.engine.containers.links import Linked
+from pyengine.engine.containers.links import Linked, told
 from pyengine.engine.containers.registry import Live, Registry
-from pyengine.engine.containers.resolv import amend_hosts, write_network_files, write_resolv
+from pyengine.engine.containers.resolv import (
+    amend_hosts,
+    readdress,
+    write_network_files,
+    write_resolv,
+)
 from pyengine.engine.logsinks import LogSinks
 from pyengine.engine.model import Container, EndpointSettings, HostConfig, MountPoint
 from pyengine.engine.volumes import Volumes
@@ -48,18 +54,20 @@ class Files(msgspec.Struct, frozen=True):
     bundle: Path
     socket: Path
     netns: Path
+    #: where hosts, hostname and resolv.conf are: who shares another's network has its files
+    names: Path
 
     @property
     def hosts(self) -> Path:
-        return self.directory / "hosts"
+        return self.names / "hosts"
 
     @property
     def hostname(self) -> Path:
-        return self.directory / "hostname"
+        return self.names / "hostname"
 
     @property
     def resolv(self) -> Path:
-        return self.directory / "resolv.conf"
+        return self.names / "resolv.conf"
 
     def mounted(self) -> Sequence[tuple[Path, str]]:
         """The files that every container has mounted, and where."""
@@ -146,6 +154,7 @@ class Bundles:
             bundle=bundles / container.id,
             socket=sockets / short,
             netns=namespaces / short,
+            names=directories / self._named_by(container).id,
         )
 
     def write_resolv(self, container: Container) -> None:
@@ -162,6 +171,11 @@ class Bundles:
         """A running container joins a network, or leaves one."""
         if not container.host_config.network_mode.startswith("container:"):
             amend_hosts(container, self.files(container), come=come, gone=gone)
+
+    def update_links(self, container: Container) -> None:
+        """Tell running containers that are linked to it the address that it has now."""
+        for record, alias, address in told(container, self._registry.records()):
+            readdress(self.files(record).hosts, alias, address)
 
     def storage(self, container: Container) -> StorageDriver:
         driver = self._drivers.get(Kind.STORAGE, container.drivers.get("storage", ""))
@@ -274,7 +288,8 @@ class Bundles:
         # No slice: it was made before cgroups were systemd's, and stays where it is.
         if self._settings.scopes and parent.endswith(".slice"):
             return str(systemd.Scope(parent, self._settings.scopes, container.id))
-        return f"/{parent.strip('/')}/{container.id}"
+        # Whatever it says, it is below the root.
+        return posixpath.normpath(f"/{parent.strip('/')}/{container.id}".replace("//", "/"))
 
     def root(self, container: Container) -> int:
         """Descriptor of the mounted root, for look-ups inside; the caller closes it."""
@@ -295,6 +310,21 @@ class Bundles:
             storage.mount, layer, label=label, volatile=volatile, id_maps=container.id_maps
         )
 
+    def _named_by(self, container: Container) -> Container:
+        """The container whose network it is in, and whose names it has: most often itself."""
+        seen = {container.id}
+        while container.host_config.network_mode.startswith("container:"):
+            ref = container.host_config.network_mode.removeprefix("container:")
+            try:
+                other = self._registry.record(ref)
+            except NotFound:
+                break
+            if other.id in seen:
+                break
+            seen.add(other.id)
+            container = other
+        return container
+
     def _launch(
         self,
         live: Live,
@@ -305,6 +335,8 @@ class Bundles:
     ) -> Launch:
         container = live.record
         config, host = container.config, container.host_config
+        namer = self._named_by(container).config
+        config.hostname, config.domainname = namer.hostname, namer.domainname
         root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             identity = users.resolve(root, config.user, host.group_add or ())
@@ -313,7 +345,8 @@ class Bundles:
         failpoint("bundle.files")
         files.bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.exit.unlink(missing_ok=True)
-        write_network_files(container, files, self._settings, linked.hosts)
+        if files.names == files.directory:
+            write_network_files(container, files, self._settings, linked.hosts)
         spec = build(
             SpecInput(
                 container=container,
@@ -453,6 +486,8 @@ class Bundles:
         if network == "host":
             net = HOST
         elif network.startswith("container:"):
+            if self._registry.record(network.removeprefix("container:")) is container:
+                raise InvalidParameter("cannot join own network namespace")
             net = self._of_other(network, "net")
         else:
             net = ""

@@ -55,7 +55,7 @@ class Execs:
     async def create(self, ref: str, config: ExecConfig) -> str:
         """The id of an exec to be started. ``Conflict`` unless the container runs."""
         live = self._containers.live(ref)
-        self._check_running(live)
+        self._check_running(live, ref)
         if not config.cmd:
             raise InvalidParameter("No exec command specified")
         run = Exec(id=new_id(), container_id=live.id, config=config)
@@ -88,7 +88,7 @@ class Execs:
         run, live = self._find(exec_id)
         if run.running or run.exit_code is not None:
             raise Conflict(f"exec {exec_id} has already run")
-        self._check_running(live)
+        self._check_running(live, live.id)
         shim = live.shim
         assert shim is not None
         config = run.config
@@ -166,12 +166,10 @@ class Execs:
             links=linked(record, self._containers.get).environment,
         )
 
-    def _check_running(self, live: Live) -> None:
+    def _check_running(self, live: Live, ref: str) -> None:
         live.running()
         if live.record.state.paused:
-            raise Conflict(
-                f"Container {live.record.name} is paused, unpause the container before exec"
-            )
+            raise Conflict(f"Container {ref} is paused, unpause the container before exec")
 
     def _find(self, exec_id: str) -> tuple[Exec, Live]:
         live = self._owners.get(exec_id)
@@ -180,13 +178,14 @@ class Execs:
             if len(matches) == 1:
                 exec_id = matches[0]
                 live = self._owners.get(exec_id)
-        if live is None or live.removed:
+        run = live.execs.get(exec_id) if live is not None and not live.removed else None
+        if live is None or run is None:
             raise NotFound(f"No such exec instance: {exec_id}")
-        return live.execs[exec_id], live
+        return run, live
 
     def _forget(self, exec_id: str) -> None:
         live = self._owners.get(exec_id)
-        if live is None:
+        if live is None or exec_id not in live.execs:
             return
         if live.execs[exec_id].running:
             asyncio.get_running_loop().call_later(KEEP, self._forget, exec_id)

@@ -130,7 +130,11 @@ class Lifecycle:
 
     async def restart(self, live: Live, timeout: int | None = None, signal: str = "") -> None:
         if live.record.state.running:
-            await self.stop(live, timeout, signal)
+            live.kept = True
+            try:
+                await self.stop(live, timeout, signal)
+            finally:
+                live.kept = False
         await self.start(live)
         self._emit(live, "restart")
 
@@ -332,6 +336,7 @@ class Lifecycle:
             mark = time.monotonic_ns()
             if self._has_sandbox(live.record):
                 await self._sandboxes.join(live.record, netns)
+                self._bundles.update_links(live.record)
             self._step(live, "network", mark)
 
         return wire
@@ -441,7 +446,9 @@ class Lifecycle:
         """What an exit leaves behind: the network at once, the rest in ``live.settling``.
         ``again``: its policy wants it to run, unless somebody has stopped it meanwhile."""
         record = live.record
-        for run in live.execs.values():
+        for run in list(live.execs.values()):
+            if not run.running and run.exit_code is None:
+                del live.execs[run.id]  # made for a run that is over: the next one has none of it
             run.running = False
         shim, live.shim = live.shim, None
         await _quietly(self._sandboxes.close(record))
@@ -449,7 +456,7 @@ class Lifecycle:
         live.settling = self._background.run(self._settle(live, shim), what)
         record.phase = ""
         again = again and record.state.status is Status.RESTARTING
-        if record.host_config.auto_remove and not again:
+        if record.host_config.auto_remove and not again and not live.kept:
             await self._removals.remove(live, volumes=True)
             return
         self._registry.save_soon(live)

@@ -1,19 +1,19 @@
 """``--link``: what a container is told of others on the default bridge.
 
 A link gives lines in /etc/hosts and, as Docker has done since before networks had names, variables
-about the other's ports and environment. On networks that users made the names are resolved there
-and the variables are left out.
+about the other's ports and environment. It is kept with the other's id, so that it outlives a new
+name, and ends with the other container. On networks that users made links are only names, which
+the network's name server resolves, whether anybody bears them or not.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from pyengine.engine.model import Container
-from pyengine.errors import Conflict, NotFound
+from pyengine.engine.model import PREDEFINED, Container, HostConfig
+from pyengine.errors import Conflict, InvalidParameter, NotFound
 
 Find = Callable[[str], Container]
 
@@ -36,59 +36,100 @@ def split(link: str) -> tuple[str, str]:
     return name, alias.rpartition("/")[2] or name
 
 
-def bind(links: Sequence[str] | None, find: Find) -> list[str] | None:
-    """``links`` by the ids of the others, which keep them when they get another name."""
-    if links is None:
-        return None
-    pairs = [(find(name), alias) for name, alias in map(split, links)]
-    return [f"{other.id}:{alias}" for other, alias in pairs]
+def bind(host: HostConfig, find: Find) -> list[str] | None:
+    """The links of a new container as they are kept: ``id:alias``.
+
+    ``InvalidParameter`` in Docker's words for one that leads nowhere.
+    """
+    mode = host.network_mode or DEFAULT_NETWORK
+    if mode not in (*PREDEFINED, "default") or not host.links:
+        return host.links
+    kept = []
+    for link in host.links:
+        name, alias = split(link)
+        ref = link.partition(":")[0]
+        if not name:
+            raise InvalidParameter(
+                f"could not get container for {ref}", 'invalid name or ID supplied: ""'
+            )
+        try:
+            other = find(name)
+            while other.host_config.network_mode.startswith("container:"):
+                other = find(other.host_config.network_mode.removeprefix("container:"))
+        except NotFound as error:
+            # "Not found" would tell the client to pull the image.
+            raise InvalidParameter(f"could not get container for {ref}", error.brief) from None
+        if other.host_config.network_mode == "host":
+            raise InvalidParameter(
+                "conflicting options: host type networking can't be used with links. This would "
+                "result in undefined behavior"
+            )
+        kept.append(f"{other.id}:{alias}")
+    return kept
+
+
+def linked(record: Container, find: Find) -> Linked:
+    """What its links tell the container now. ``Conflict`` if one that it is linked to does not run;
+    ``InvalidParameter`` if it is not on the default bridge."""
+    found = Linked({}, [])
+    for alias, other in _others(record, find) if DEFAULT_NETWORK in record.networks else ():
+        if not other.state.running:
+            raise Conflict(
+                f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}"
+            )
+        endpoint = other.networks.get(DEFAULT_NETWORK)
+        if endpoint is None or not endpoint.ip_address:
+            raise InvalidParameter(
+                f"Cannot link to /{other.name}, as it does not belong to the default network"
+            )
+        address = endpoint.ip_address
+        names = [alias, other.config.hostname, *([other.name] if other.name != alias else ())]
+        found.hosts[" ".join(names)] = address
+        found.environment.extend(_variables(f"/{record.name}/{alias}", alias, other, address))
+    return found
 
 
 def shown(record: Container, find: Find) -> list[str] | None:
     """``/other:/record/alias`` of every link to one that is still there, in order; None without."""
-    found = []
-    for name, alias in _of_default_network(record):
-        with contextlib.suppress(NotFound):
-            found.append(f"/{find(name).name}:/{record.name}/{alias}")
-    return sorted(found) or None
+    others = _others(record, find)
+    return sorted(f"/{other.name}:/{record.name}/{alias}" for alias, other in others) or None
 
 
 def further_names(records: Iterable[Container], find: Find) -> dict[str, list[str]]:
     """``/record/alias`` of those that others are linked to, by their ids."""
     names: dict[str, list[str]] = {}
     for record in records:
-        for name, alias in _of_default_network(record):
-            with contextlib.suppress(NotFound):
-                names.setdefault(find(name).id, []).append(f"/{record.name}/{alias}")
+        for alias, other in _others(record, find):
+            names.setdefault(other.id, []).append(f"/{record.name}/{alias}")
     return names
 
 
-def _of_default_network(record: Container) -> list[tuple[str, str]]:
-    """Elsewhere links are names on a network and nothing besides."""
-    default = record.host_config.network_mode in ("", "default", DEFAULT_NETWORK)
-    return list(map(split, record.host_config.links or ())) if default else []
-
-
-def linked(record: Container, find: Find) -> Linked:
-    """What its links tell the container now. ``Conflict`` if one that it is linked to on the
-    default bridge does not run; ``NotFound`` if it is no more."""
-    found = Linked({}, [])
-    for link in record.host_config.links or ():
-        name, alias = split(link)
-        other = find(name)
-        if DEFAULT_NETWORK in record.networks and not other.state.running:
-            raise Conflict(
-                f"Cannot link to a non running container: /{other.name} AS /{record.name}/{alias}"
-            )
-        shared = [n for n in other.networks if n in record.networks] or list(other.networks)
-        address = next((a for n in shared if (a := other.networks[n].ip_address)), "")
-        if not address:
+def told(other: Container, records: Iterable[Container]) -> Iterator[tuple[Container, str, str]]:
+    """Who has to hear of a container's new address: (running container, alias, address)."""
+    endpoint = other.networks.get(DEFAULT_NETWORK)
+    if endpoint is None or not endpoint.ip_address:
+        return
+    for record in records:
+        if DEFAULT_NETWORK not in record.networks or not record.state.running:
             continue
-        names = [alias, other.config.hostname, *([other.name] if other.name != alias else ())]
-        found.hosts[" ".join(names)] = address
-        if DEFAULT_NETWORK in record.networks:
-            found.environment.extend(_variables(f"/{record.name}/{alias}", alias, other, address))
-    return found
+        for link in record.host_config.links or ():
+            target, alias = split(link)
+            if target == other.id:
+                yield record, alias, endpoint.ip_address
+
+
+def _others(record: Container, find: Find) -> Iterator[tuple[str, Container]]:
+    """(alias, container) of the links that have not ended."""
+    if not record.host_config.links:
+        return
+    if record.host_config.network_mode not in (*PREDEFINED, "default", ""):
+        return
+    for link in record.host_config.links:
+        target, alias = split(link)
+        try:
+            yield alias, find(target)
+        except NotFound:
+            continue
 
 
 def _variables(path: str, alias: str, other: Container, address: str) -> Sequence[str]:

@@ -50,6 +50,8 @@ class Live:
         self.steps: list[Step] = []
         self.backoff = 0.0
         self.removed = False
+        #: it is being restarted: not even ``--rm`` takes it away
+        self.kept = False
 
     @property
     def id(self) -> str:

@@ -6,6 +6,7 @@ to go: then the caller is answered. A daemon that dies before it is done finishe
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 from collections.abc import Awaitable, Callable
@@ -99,11 +100,22 @@ class Removals:
         live.wake("next-exit", record.state.exit_code)
         live.wake("not-running", record.state.exit_code)
         live.wake("removed", record.state.exit_code)
-        self.background.run(self._after(live, removal), f"removing container {live.id[:12]}")
+        volumes_gone = asyncio.Event()
+        self.background.run(
+            self._after(live, removal, volumes_gone), f"removing container {live.id[:12]}"
+        )
+        if going:
+            # Who asked for their removal may look for their directories next.
+            await volumes_gone.wait()
 
-    async def finish(self, removal: Removal) -> None:
+    async def finish(self, removal: Removal, volumes_gone: asyncio.Event | None = None) -> None:
         """Delete what a removed container left. May be repeated."""
         record = removal.container
+        try:
+            await self._remove_volumes(removal)
+        finally:
+            if volumes_gone is not None:
+                volumes_gone.set()
         storage = self._drivers.get(Kind.STORAGE, record.drivers.get("storage", ""))
         assert isinstance(storage, StorageDriver)
         calls = self._calls(Kind.STORAGE, storage.name)
@@ -111,21 +123,23 @@ class Removals:
             await calls.within(120, storage.remove, layer)
         self._hooks.storage_snapshot_removed(record.layer)
         await self._leave_layers(record)
-        for name in removal.volumes:
-            try:
-                await self._volumes.go(name)
-            except EngineError as error:
-                log.warning("volume %s stays: %s", name, error)
         self._log_sinks.removed(record)
         failpoint("removal.directory")
         shutil.rmtree(self._bundles.files(record).directory, ignore_errors=True)
         await self._database.commit(Delete(TABLE, record.id))
         await calls.within(600, storage.sweep)
 
-    async def _after(self, live: Live, removal: Removal) -> None:
+    async def _after(self, live: Live, removal: Removal, volumes_gone: asyncio.Event) -> None:
         if live.settling is not None:
             await live.settling
-        await self.finish(removal)
+        await self.finish(removal, volumes_gone)
+
+    async def _remove_volumes(self, removal: Removal) -> None:
+        for name in removal.volumes:
+            try:
+                await self._volumes.go(name)
+            except EngineError as error:
+                log.warning("volume %s stays: %s", name, error)
 
     def _own(self, name: str) -> bool:
         return name in self._volumes.all() and self._volumes.get(name).anonymous

@@ -81,14 +81,33 @@ def amend_hosts(
     """The hosts file of a container that runs, as it joins a network or leaves one: whatever else
     has been written into it stays."""
     dropped = _own_lines(container, gone) if gone else []
-    with open(files.hosts, errors="surrogateescape") as file:
-        text = file.read(MOST_HOSTS)
-    if len(text) == MOST_HOSTS:
-        return  # the container has filled it with something else
-    kept = [line for line in text.splitlines(keepends=True) if line not in dropped]
+    lines = _lines(files.hosts)
+    if lines is None:
+        return
+    kept = [line for line in lines if line not in dropped]
     if kept and not kept[-1].endswith("\n"):
         kept.append("\n")
     _write(files.hosts, "".join(kept + (_own_lines(container, come) if come else [])))
+
+
+def readdress(hosts: Path, alias: str, address: str) -> None:
+    """Change, in place, the address on the line of a link's ``alias``; the rest may be the user's
+    by now."""
+    lines = _lines(hosts) or []
+    changed = list(lines)
+    for number, line in enumerate(lines):
+        _, tab, names = line.partition("\t")
+        if tab and names.split()[:1] == [alias]:
+            changed[number] = f"{address}\t{names}"
+    if changed != lines:
+        _write(hosts, "".join(changed))
+
+
+def _lines(hosts: Path) -> list[str] | None:
+    """Of a hosts file; None if the container has filled it with something else."""
+    with open(hosts, errors="surrogateescape") as file:
+        text = file.read(MOST_HOSTS)
+    return None if len(text) == MOST_HOSTS else text.splitlines(keepends=True)
 
 
 def has_ipv6(container: Container) -> bool:

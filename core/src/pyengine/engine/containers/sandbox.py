@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.resolv import embedded, has_ipv6
-from pyengine.engine.model import Container, EndpointSettings, HostConfig
+from pyengine.engine.model import Container, EndpointSettings, EndpointWish, HostConfig
 from pyengine.engine.networks import linknames, linksysctls
 from pyengine.engine.networks.dns.names import Names
 from pyengine.engine.networks.ports import PortAllocator, unpublished
@@ -90,7 +90,11 @@ class Sandboxes:
         main = endpoints.get(first)
         if main is not None and container.config.mac_address and not main.mac_address:
             main.mac_address = container.config.mac_address
-        container.macs = {name: s.mac_address for name, s in endpoints.items() if s.mac_address}
+        container.wishes = {
+            name: EndpointWish(mac=settings.mac_address)
+            for name, settings in endpoints.items()
+            if settings.mac_address
+        }
         return endpoints
 
     def warnings(self, host: HostConfig) -> Sequence[str]:
@@ -105,8 +109,9 @@ class Sandboxes:
             attached = self._networks.attached(container)
             for name, settings in attached.items():
                 network = self._networks.get(name)
-                settings.mac_address = container.macs.get(name, settings.mac_address)
-                await self._networks.lease(network, settings, has_ipv6(container))
+                await self._networks.lease(
+                    network, settings, _wish(container, name), has_ipv6(container)
+                )
             host = container.host_config
             if any(map(self._networks.publishes, attached)):
                 container.ports = unpublished(
@@ -124,8 +129,8 @@ class Sandboxes:
         self._ports.release(container.id)
         container.published = []
         container.ports = {}
-        for settings in container.networks.values():
-            await self._networks.release(settings)
+        for name in container.networks:
+            await self._release(container, name)
 
     async def join(self, container: Container, netns: int) -> None:
         """Connect the new namespace behind ``netns``; it stays findable under its name."""
@@ -185,10 +190,10 @@ class Sandboxes:
         path = self._bundles.files(container).netns
         netns = _open(path)
         try:
-            for name, settings in container.networks.items():
+            for name in container.networks:
                 try:
                     await self._networks.leave(container, name, netns)
-                    await self._networks.release(settings)
+                    await self._release(container, name)
                 except (EngineError, OSError) as error:
                     problems.append(f"{name}: {error}")
         finally:
@@ -212,11 +217,13 @@ class Sandboxes:
                 f"endpoint with name {container.name} already exists in network {network.name}"
             )
         self._check(network.name, settings)
+        self._check_joinable(container, network.name)
+        container.wishes[network.name] = EndpointWish(mac=settings.mac_address)
         if netns is not None:
-            await self._networks.lease(network, settings, has_ipv6(container))
+            await self._networks.lease(
+                network, settings, _wish(container, network.name), has_ipv6(container)
+            )
         container.networks[network.name] = settings
-        if settings.mac_address:
-            container.macs[network.name] = settings.mac_address
         if netns is None:
             return
         joined = False
@@ -230,10 +237,12 @@ class Sandboxes:
             await self._networks.open(container, network.name, [])
         except BaseException:
             if joined:
+                with contextlib.suppress(EngineError, OSError):
+                    await self._networks.close(container, network.name)
                 await self._networks.leave(container, network.name, netns)
             await self._networks.release(settings)
             container.networks.pop(network.name, None)
-            container.macs.pop(network.name, None)
+            container.wishes.pop(network.name, None)
             await self._reroute(container, netns)
             raise
         self._bundles.amend_hosts(container, come=settings)
@@ -245,6 +254,7 @@ class Sandboxes:
     async def disconnect(self, container: Container, name: str, netns: int | None) -> None:
         """``docker network disconnect``."""
         name = self._name(name)
+        _check_private(container, name)
         if name not in container.networks:
             raise Forbidden(f"container {container.id} is not connected to network {name}")
         if netns is not None:
@@ -253,7 +263,7 @@ class Sandboxes:
             await self._networks.leave(container, name, netns)
             await self._networks.release(container.networks[name])
         container.networks.pop(name, None)
-        container.macs.pop(name, None)
+        container.wishes.pop(name, None)
         if netns is not None:
             await self._reroute(container, netns)
         self._names.changed()
@@ -284,6 +294,12 @@ class Sandboxes:
         return removed
 
     # -- inside --------------------------------------------------------------------------------
+
+    async def _release(self, container: Container, name: str) -> None:
+        settings, wish = container.networks[name], _wish(container, name)
+        wish.ipv4 = settings.ip_address or wish.ipv4
+        wish.ipv6 = settings.global_ipv6_address or wish.ipv6
+        await self._networks.release(settings)
 
     async def _publish(self, container: Container) -> None:
         main = self._main_network(container)
@@ -369,6 +385,20 @@ class Sandboxes:
         """For :func:`linknames.choose`."""
         return settings, self._networks.get(name).options.get(linknames.PREFIX_OPTION, "")
 
+    def _check_joinable(self, container: Container, name: str) -> None:
+        """Whether the container can be put on network ``name`` besides those it is on."""
+        _check_private(container)
+        if name == "host":
+            raise InvalidParameter(
+                "cannot connect container to host network - container must be created in host "
+                "network mode"
+            )
+        if "none" in (name, *container.networks) and container.networks:
+            raise InvalidParameter(
+                "container cannot be connected to multiple networks with one of the networks in "
+                "private (none) mode"
+            )
+
     def _check(self, name: str, settings: EndpointSettings) -> None:
         linksysctls.parse(settings)
         linknames.parse(settings)
@@ -382,10 +412,29 @@ class Sandboxes:
             raise InvalidParameter(
                 "user specified IP address is supported on user defined networks only"
             )
-        if settings.aliases and network.predefined and network.name != "bridge":
+        if settings.aliases and network.predefined:
             raise InvalidParameter(
-                "network-scoped aliases are only supported for user-defined networks"
+                "network-scoped alias is supported only for containers in user defined networks"
             )
+
+
+def _wish(container: Container, name: str) -> EndpointWish:
+    return container.wishes.setdefault(name, EndpointWish())
+
+
+def _check_private(container: Container, leaving: str = "") -> None:
+    """Whether its network namespace is its own. ``leaving``: a network it shall leave."""
+    mode = container.host_config.network_mode
+    if mode == leaving == "host":
+        raise InvalidParameter(
+            "cannot disconnect container from host network - container was created in host "
+            "network mode"
+        )
+    if mode == "host" or mode.startswith("container:"):
+        raise InvalidParameter(
+            "container sharing network namespace with another container or host cannot be "
+            "connected to any other network"
+        )
 
 
 def _raise(problems: Sequence[str]) -> None:

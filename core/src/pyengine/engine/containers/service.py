@@ -13,6 +13,7 @@ from collections.abc import (
     MutableSequence,
     Sequence,
 )
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
@@ -63,7 +64,6 @@ from pyengine.engine.volumes import Volumes
 from pyengine.errors import (
     Conflict,
     EngineError,
-    Forbidden,
     InvalidParameter,
     NotFound,
     Unsupported,
@@ -190,6 +190,10 @@ class Containers:
         """Those that run, and the paths of their cgroups."""
         running = (live.record for live in self._registry if live.shim is not None)
         return [(record, self._bundles.cgroup(record)) for record in running]
+
+    def names_directory(self, ref: str) -> Path:
+        """Where the container's hosts, hostname and resolv.conf are."""
+        return self._bundles.files(self.get(ref)).names
 
     def exec_ids(self, ref: str) -> Sequence[str]:
         """Ids of running execs."""
@@ -429,6 +433,7 @@ class Containers:
         """Put the container on a further network: now if it runs, else from its next start on."""
         live = self._registry.live(ref)
         async with live.lock:
+            await self._lifecycle.left([live.id])
             netns = self._netns(live)
             try:
                 await self._sandboxes.connect(live.record, network, settings, netns)
@@ -446,6 +451,7 @@ class Containers:
                 return
             raise
         async with live.lock:
+            await self._lifecycle.left([live.id])
             netns = self._netns(live)
             try:
                 await self._sandboxes.disconnect(live.record, network, netns)
@@ -465,7 +471,9 @@ class Containers:
             raise Conflict(f"container {ref} is paused, unpause the container before attach")
         stdin = stdin and live.record.config.open_stdin
         if live.shim is not None:
-            return await live.shim.attach(stdin=stdin, stdout=stdout, stderr=stderr)
+            attachment = await live.shim.attach(stdin=stdin, stdout=stdout, stderr=stderr)
+            self._events.emit("container", "attach", live.id, attributes(live.record))
+            return attachment
         if live.record.state.status is Status.RESTARTING:
             raise Conflict(
                 f"container {live.id} is restarting, wait until the container is running"
@@ -504,6 +512,8 @@ class Containers:
         if live.shim is None:
             raise Conflict(f"container {live.id} is not running")
         await live.shim.resize(width, height)
+        size = {"height": str(height), "width": str(width)}
+        self._events.emit("container", "resize", live.id, attributes(live.record) | size)
 
     # -- looking inside ------------------------------------------------------------------------
 
@@ -554,9 +564,6 @@ class Containers:
             parse_port(key)
             for binding in bindings or ():
                 host_ports(binding.host_port)
-        for link in host.links or ():
-            self._check_link(link.partition(":")[0])
-        host.links = links.bind(host.links, self.get)
         adapt(
             host,
             self._facts,
@@ -568,16 +575,6 @@ class Containers:
         if host.network_mode == "host" and host.port_bindings:
             warnings.append("Published ports are discarded when using host network mode")
         return [*warnings, *self._sandboxes.warnings(host)]
-
-    def _check_link(self, ref: str) -> None:
-        problem = f"could not get container for {ref}"
-        if not ref:
-            raise InvalidParameter(problem, 'invalid name or ID supplied: ""')
-        try:
-            self.get(ref.removeprefix("/"))
-        except NotFound as error:
-            # "Not found" would tell the client to pull the image.
-            raise InvalidParameter(problem, error.brief) from None
 
     def _record(
         self, name: str, config: ContainerConfig, host: HostConfig, image: Image
@@ -595,6 +592,7 @@ class Containers:
                 except NotFound as error:
                     if mode != "network_mode":  # which is looked for when the container starts
                         raise InvalidParameter(error.brief) from None
+        host.links = links.bind(host, self.get)
         host.restart_policy.name = host.restart_policy.name or "no"
         host.runtime = host.runtime or self._runtimes.default
         logs = self._logs.plan(host.log_config.type, host.log_config.config or {})
@@ -661,12 +659,6 @@ class Containers:
         return changes
 
     def _netns(self, live: Live) -> int | None:
-        mode = live.record.host_config.network_mode
-        if mode == "host" or mode.startswith("container:"):
-            raise Forbidden(
-                "container sharing network namespace with another container or host cannot be "
-                "connected to any other network"
-            )
         return self._sandboxes.open_netns(live.record) if live.shim is not None else None
 
     def _storage(self, record: Container) -> StorageDriver:

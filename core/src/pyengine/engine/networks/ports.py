@@ -96,8 +96,14 @@ class PortAllocator:
         single: list[PublishedPort] = []
         with self._lock:
             try:
-                for wish in wishes:
-                    port = self._take(owner, wish, foreign, container_address)
+                # Who can choose chooses last, and leaves alone what another binding names.
+                order = sorted(range(len(wishes)), key=lambda n: len(wishes[n].ports) or 1 << 16)
+                taken = {
+                    number: self._take(owner, wishes[number], foreign, container_address)
+                    for number in order
+                }
+                for number, wish in enumerate(wishes):
+                    port = taken[number]
                     shown = grant.bindings.setdefault(wish.key, []) or []
                     for address in wish.addresses:
                         shown.append(PortBinding(host_ip=address, host_port=str(port)))

@@ -8,6 +8,7 @@ Leases are kept in the records of networks and containers and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ from pyengine.contracts.network import (
 from pyengine.drivers import Drivers
 from pyengine.engine.calls import DriverCalls
 from pyengine.engine.events import Events
-from pyengine.engine.model import PREDEFINED, Container, EndpointSettings
+from pyengine.engine.model import PREDEFINED, Container, EndpointSettings, EndpointWish
 from pyengine.engine.names import new_id
 from pyengine.engine.networks import ipamcheck
 from pyengine.engine.networks.filters import Filters, select
@@ -225,32 +226,38 @@ class Networks:
 
     # -- endpoints -----------------------------------------------------------------------------
 
-    async def lease(self, network: Network, settings: EndpointSettings, ipv6: bool) -> None:
+    async def lease(
+        self, network: Network, settings: EndpointSettings, wish: EndpointWish, ipv6: bool
+    ) -> None:
         """Fill in ``settings`` with an endpoint id and addresses; the caller commits them.
         ``ipv6``: whether the container takes any of IPv6."""
         settings.network_id = network.id
         settings.endpoint_id = new_id()
+        settings.mac_address = wish.mac
         driver = self._driver(network.driver)
         if NetworkCapability.ADDRESSES not in driver.capabilities():
             return
         ipam, calls = self._ipam(network)
         wanted = settings.ipam_config
+
+        async def take(pool: Pool, fixed: str, last: str) -> str:
+            if last and not fixed:
+                with contextlib.suppress(Conflict, InvalidParameter):
+                    return await calls(ipam.request_address, pool.id, last, settings.endpoint_id)
+            return await calls(ipam.request_address, pool.id, fixed, settings.endpoint_id)
+
         try:
             for pool in network.pools:
                 net = ipaddress.ip_network(pool.subnet)
                 if net.version == 4:
-                    preferred = wanted.ipv4_address if wanted else ""
-                    settings.ip_address = await calls(
-                        ipam.request_address, pool.id, preferred, settings.endpoint_id
-                    )
+                    fixed = wanted.ipv4_address if wanted else ""
+                    settings.ip_address = await take(pool, fixed, wish.ipv4)
                     settings.ip_prefix_len = net.prefixlen
                     gateway = pool.auxiliary.get(GATEWAY_V4, pool.gateway)
                     settings.gateway = "" if network.internal else gateway
                 elif ipv6:
-                    preferred = wanted.ipv6_address if wanted else ""
-                    settings.global_ipv6_address = await calls(
-                        ipam.request_address, pool.id, preferred, settings.endpoint_id
-                    )
+                    fixed = wanted.ipv6_address if wanted else ""
+                    settings.global_ipv6_address = await take(pool, fixed, wish.ipv6)
                     settings.global_ipv6_prefix_len = net.prefixlen
                     gateway = pool.auxiliary.get(GATEWAY_V6, pool.gateway)
                     settings.ipv6_gateway = "" if network.internal else gateway
@@ -313,10 +320,14 @@ class Networks:
                 self._hooks.network_ports_published(endpoint, list(ports))
 
     async def close(self, container: Container, name: str) -> None:
-        """Undo :meth:`open`."""
+        """Undo :meth:`open`: for everybody else the container is off the network then."""
         settings = container.networks[name]
         network = self._records.get(settings.network_id)
-        if network is not None and settings.endpoint_id and self._view(network) is not None:
+        if network is None or not settings.endpoint_id:
+            return
+        attributes = {**_attributes(network), "container": container.id}
+        self._events.emit("network", "disconnect", network.id, attributes)
+        if self._view(network) is not None:
             await self.firewall.apply(Change(remove_endpoints=[settings.endpoint_id]))
 
     async def leave(self, container: Container, name: str, netns: int | None) -> None:
@@ -329,8 +340,6 @@ class Networks:
         endpoint = self.endpoint(container, settings)
         await calls(driver.leave, network.record(), endpoint, netns)
         self._hooks.network_endpoint_left(network.record(), endpoint)
-        attributes = {**_attributes(network), "container": container.id}
-        self._events.emit("network", "disconnect", network.id, attributes)
 
     def endpoint(
         self,
@@ -351,7 +360,7 @@ class Networks:
             interface=interface,
             addresses=[address for address in addresses if address],
             gateways=list(gateways),
-            mac=settings.mac_address or container.config.mac_address,
+            mac=settings.mac_address,
             options=settings.driver_opts or {},
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from aiohttp import WSMsgType, web
 
 from pyengine.contracts.logging import LogChunk, LogQuery
-from pyengine.errors import Conflict, InvalidParameter
+from pyengine.errors import Conflict, EngineError, InvalidParameter
 from pyengine_api_docker.frames import frame, frame_lines
 from pyengine_api_docker.hijack import Escape, Hijacked, Streams, head, parse_keys
 from pyengine_api_docker.http import JSON, MULTIPLEXED_STREAM, RAW_STREAM, Call
@@ -85,6 +85,15 @@ async def serve(
 
 
 async def attach(call: Call) -> web.StreamResponse:
+    """The streams on the bare connection; like Docker's, an error is bare text, too."""
+    try:
+        return await _attach(call)
+    except EngineError as error:
+        text = f"{error.message()}\r\n".encode()
+        return web.Response(body=text, status=error.status, headers={"Content-Type": RAW_STREAM})
+
+
+async def _attach(call: Call) -> web.StreamResponse:
     engine, query = call.engine, call.query
     container = engine.containers.get(call.name)
     tty = container.config.tty

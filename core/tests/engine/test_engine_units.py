@@ -136,7 +136,7 @@ def chosen(all: bool = True, limit: int = -1, **filters: list[str]) -> list[str]
         ({"expose": ["80/udp"]}, []),
         ({"health": ["healthy"]}, []),
         ({"is_task": ["true"]}, []),
-        ({"is_task": ["F"]}, ["fresh", "webber", "db", "web"]),
+        ({"is_task": ["false"]}, ["fresh", "webber", "db", "web"]),
         ({"id": [""]}, []),
     ],
 )
@@ -155,7 +155,7 @@ def test_only_running_ones_by_default_and_limits() -> None:
     [({"nonesuch": ["x"]}, "invalid filter 'nonesuch'"),
      ({"status": ["happy"]}, "invalid filter 'status=happy'"),
      ({"exited": ["x"]}, "invalid filter 'exited=x'"),
-     ({"is_task": ["x"]}, r"invalid filter 'is-task=\[x\]'"),
+     ({"is_task": ["T"]}, r"invalid filter 'is-task=\[T\]'"),
      ({"publish": ["eighty"]}, "eighty"), ({"expose": ["80-x"]}, "80-x")],
 )  # fmt: skip
 def test_filters_that_are_wrong(filters: dict[str, list[str]], says: str) -> None:

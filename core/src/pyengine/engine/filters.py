@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pyengine import timestamps
 from pyengine.engine.model import Container, Status
-from pyengine.engine.prune import MEANINGS
+from pyengine.engine.prune import BOOLEANS
 from pyengine.errors import InvalidParameter
 
 Filters = Mapping[str, Sequence[str]]
@@ -49,7 +49,7 @@ def select(
         if health not in HEALTH:
             raise InvalidParameter(f"unrecognized filter value for health: {health}")
     for word in filters.get("is-task", ()):
-        if word.lower() not in MEANINGS:
+        if word not in BOOLEANS:
             raise InvalidParameter(f"invalid filter 'is-task=[{word}]'")
     for name in ("publish", "expose"):
         for port in filters.get(name, ()):
@@ -114,7 +114,7 @@ def _one(record: Container, name: str, values: Sequence[str]) -> bool:
             health = record.state.health
             return (health.status.value if health else "none") in values
         case "is-task":
-            return any(not MEANINGS[value.lower()] for value in values)
+            return any(not BOOLEANS[value] for value in values)
         case "publish":
             return any(_has_port(record.ports, value, host=True) for value in values)
         case _:  # expose

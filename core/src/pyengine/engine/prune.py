@@ -10,7 +10,9 @@ from pyengine.errors import Conflict, InvalidParameter
 
 Filters = Mapping[str, Sequence[str]]
 
-#: What a filter that is true or false may say, in lower case.
+#: What most filters that are true or false may say.
+BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
+#: What the others may say, in lower case.
 MEANINGS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 
 

@@ -81,7 +81,12 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     configs = [IpamConfig(subnet="x"), IpamConfig(**NET, gateway="y", ip_range="z")]
     with pytest.raises(InvalidParameter) as caught:
         check(configs, ipv6=False)
-    assert len(caught.value.message().splitlines()) == 4
+    assert caught.value.message().splitlines() == [
+        "invalid network config:",
+        "* invalid subnet x: invalid CIDR block notation",
+        "* invalid ip-range z: invalid CIDR block notation",
+        "* invalid gateway y: invalid address",
+    ]
 
 
 def test_ipv6_counts_where_it_is() -> None:

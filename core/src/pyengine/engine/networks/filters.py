@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from pyengine.engine.networks.records import Network
-from pyengine.engine.prune import MEANINGS
+from pyengine.engine.prune import BOOLEANS
 from pyengine.errors import InvalidParameter
 
 FILTERS = frozenset({"driver", "id", "label", "name", "scope", "type", "dangling"})
@@ -30,7 +30,7 @@ def select(
     dangling = filters.get("dangling", ())
     if len(dangling) > 1:
         raise InvalidParameter('got more than one value for filter key "dangling"')
-    if any(value.lower() not in MEANINGS for value in dangling):
+    if any(value not in BOOLEANS for value in dangling):
         raise InvalidParameter(
             'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")'
         )
@@ -66,5 +66,5 @@ def _passes(
                 for k, equals, v in (value.partition("=") for value in values)
             )
         case _:
-            dangling = MEANINGS[values[0].lower()]
+            dangling = BOOLEANS[values[0]]
             return not network.predefined and dangling is (not endpoints(network.id))

@@ -12,11 +12,13 @@ Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def check(configs: Sequence[IpamConfig], *, ipv6: bool) -> None:
-    """``InvalidParameter`` that tells all that is wrong, in Docker's words, a mistake a line.
+    """``InvalidParameter`` that tells all that is wrong, in Docker's words; several as a list.
 
     What is said of IPv6 counts only on a network that has it.
     """
     mistakes = [mistake for config in configs for mistake in _mistakes(config, ipv6)]
+    if len(mistakes) > 1:
+        mistakes = [f"* {mistake}" for mistake in mistakes]
     if mistakes:
         raise InvalidParameter("\n".join(["invalid network config:", *mistakes]))
 

@@ -122,6 +122,37 @@ def test_tcp_from_everywhere(docker: Docker, outside: str) -> None:
     assert docker.out("port", name, "80").splitlines() == [f"0.0.0.0:{port}", f"[::]:{port}"]
 
 
+def test_ports_follow_the_networks(docker: Docker, outside: str) -> None:
+    """Whichever gives the default route, the published ports lead there; on ::1 the proxy's do."""
+    port, first, second = next(_ports), docker.name(), docker.name()
+    host = docker.engine.namespace
+
+    def answers() -> bool:
+        return all(
+            get(where, address, port) == "answer"
+            for where, address in ((host, "127.0.0.1"), (host, "::1"), (outside, "192.0.2.1"))
+        )
+
+    for name in (first, second):
+        docker("network", "create", name)
+    name = docker.up("--network", first, "-p", f"{port}:80", *HTTP)
+    try:
+        assert eventually(answers)
+        docker("network", "connect", second, name)
+        docker("network", "disconnect", first, name)
+        assert answers()
+        docker.engine.kill()
+        docker.engine.start()
+        assert answers(), "the next daemon knows where they lead"
+        docker("network", "disconnect", second, name)
+        assert not answers()
+        docker("network", "connect", first, name)
+        assert answers()
+    finally:
+        docker("rm", "-f", name)
+        docker("network", "rm", first, second)
+
+
 def test_udp(docker: Docker, outside: str) -> None:
     port = next(_ports)
     name = docker.up("-p", f"{port}:5000/udp", "busybox", "sleep", "60")

@@ -426,6 +426,8 @@ class Container(msgspec.Struct, kw_only=True):
     manually_stopped: bool = False
     ports: dict[str, list[PortBinding] | None] = {}
     published: list[PublishedPort] = []
+    #: The network that they lead to.
+    published_on: str = ""
     sandbox_id: str = ""
     sandbox_key: str = ""
     #: of its user namespace, as it was last started; None: it has none of its own

@@ -152,6 +152,7 @@ class Sandboxes:
             for link, settings in zip(links, attached.values(), strict=True):
                 if linksysctls.OPTION in (settings.driver_opts or {}):
                     await on_thread("sysctl", linksysctls.apply, settings, link, netns)
+            container.published_on = main if container.published else ""
             if main:
                 await self._networks.open(container, main, container.published)
             for name in attached:
@@ -235,6 +236,7 @@ class Sandboxes:
             joined = True
             await on_thread("sysctl", linksysctls.apply, settings, interface, netns)
             await self._networks.open(container, network.name, [])
+            await self._move_ports(container)
         except BaseException:
             if joined:
                 with contextlib.suppress(EngineError, OSError):
@@ -244,6 +246,7 @@ class Sandboxes:
             container.networks.pop(network.name, None)
             container.wishes.pop(network.name, None)
             await self._reroute(container, netns)
+            await self._move_ports(container)
             raise
         self._bundles.amend_hosts(container, come=settings)
         if embedded(container):
@@ -266,6 +269,7 @@ class Sandboxes:
         container.wishes.pop(name, None)
         if netns is not None:
             await self._reroute(container, netns)
+            await self._move_ports(container)
         self._names.changed()
 
     def open_netns(self, container: Container) -> int | None:
@@ -359,6 +363,18 @@ class Sandboxes:
                 found[name] = [both[version] for version in sorted(new)]
                 families |= new
         return found
+
+    async def _move_ports(self, container: Container) -> None:
+        """Published ports lead to the main network, whichever that is by now."""
+        before, main = container.published_on, self._main_network(container)
+        if not container.published or main == before:
+            return
+        if before in container.networks:
+            await self._networks.open(container, before, [])
+        container.published_on = main
+        if main:
+            await self._networks.open(container, main, container.published)
+        await self._published()
 
     async def _reroute(self, container: Container, netns: int) -> None:
         """The default routes, after a network has gone that may have given them."""

@@ -34,8 +34,11 @@ class PublishedProxy:
             wanted: list[Forward] = []
             for container in self._containers():
                 if container.published:
-                    endpoint = next((e for e in container.networks.values() if e.ip_address), None)
-                    if endpoint is not None:
+                    endpoints = container.networks
+                    endpoint = endpoints.get(container.published_on) or next(
+                        (one for one in endpoints.values() if one.ip_address), None
+                    )
+                    if endpoint is not None and endpoint.ip_address:
                         ipv6 = endpoint.global_ipv6_address if self._translated_v6 else ""
                         wanted += forwards(container.published, endpoint.ip_address, ipv6)
             try:

@@ -595,14 +595,15 @@ class Networks:
         networks = [self._firewall_network(n) for n in self._records.values()]
         rules: list[FirewallEndpoint] = []
         for container, ports in endpoints:
-            for settings in container.networks.values():
+            for name, settings in container.networks.items():
                 network = self._records.get(settings.network_id)
                 if network is None or not settings.endpoint_id:
                     continue
-                rule = self.firewall_endpoint(network, settings, ports)
+                own = ports if container.published_on in ("", name) else []
+                rule = self.firewall_endpoint(network, settings, own)
                 if rule is not None:
                     rules.append(rule)
-                    ports = []  # published on the first network that can
+                    ports = [] if own else ports
         return await self.firewall.rebuild([n for n in networks if n is not None], rules)
 
     async def _hook_joined(self, network: Network, endpoint: EndpointRecord) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -29,19 +33,22 @@ def test_places_in_their_order(tmp_path: Path) -> None:
     for directory in (first, second, files, second / "two"):
         directory.mkdir(exist_ok=True)
     (files / "spec.spec").write_text("tcp://127.0.0.1:7\n")
-    (files / "described.json").write_text(json.dumps({"Addr": "unix:///x.sock"}))
+    (files / "described.json").write_text(
+        json.dumps({"Addr": "tcp://x:7", "TLSConfig": {"CAFile": "/ca.pem"}})
+    )
     (second / "one.sock").touch()
     (second / "two/two.sock").touch()
 
     def find(name: str) -> str:
-        return client.find(name, (first, second), (files,))
+        return client.find(name, (first, second), (files,)).address
 
     assert find("one") == f"unix://{second}/one.sock"
     (first / "one.sock").touch()
     assert find("one") == f"unix://{first}/one.sock"
     assert find("two") == f"unix://{second}/two/two.sock"
     assert find("spec") == "tcp://127.0.0.1:7"
-    assert find("described") == "unix:///x.sock"
+    described = client.find("described", (first, second), (files,))
+    assert described == ("tcp://x:7", {"CAFile": "/ca.pem"})
     with pytest.raises(DriverError, match='plugin "three" not found'):
         find("three")
 
@@ -74,9 +81,72 @@ def test_only_a_clear_yes_allows(
 
 
 def test_what_does_not_answer_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "find", lambda name: "unix:///nonexistent/p.sock")
+    monkeypatch.setattr(client, "find", lambda name: client.Place("unix:///nonexistent/p.sock"))
     with pytest.raises(DriverError, match=r"plugin p failed with error: AuthZPlugin\.AuthZReq"):
         made(tmp_path, plugins="p").security_authorize_request(ApiRequest("GET", "/info"))
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A plugin that allows GET and fails for everything else, with ``Err`` for PUT."""
+
+    def do_POST(self) -> None:
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body, status = b'{"Allow": true}', 200
+        if self.path == "/Plugin.Activate":
+            body = b'{"Implements": ["authz"]}'
+        elif question["RequestMethod"] != "GET":
+            errs = question["RequestMethod"] == "PUT"
+            body, status = (b'{"Err": "out of order"}' if errs else b" plain words\n"), 500
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def server() -> Iterator[HTTPServer]:
+    found = HTTPServer(("127.0.0.1", 0), Answering)
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "http", "https"])
+def test_plugins_behind_tcp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: HTTPServer, scheme: str
+) -> None:
+    tls = None
+    if scheme == "https":
+        key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+             "-subj", "/CN=plugin", "-addext", "subjectAltName=IP:127.0.0.1",
+             "-keyout", str(key), "-out", str(certificate)],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        tls = {"CAFile": str(certificate)}
+    place = client.Place(f"{scheme}://127.0.0.1:{server.server_port}", tls)
+    monkeypatch.setattr(client, "find", lambda name: place)
+    plugin = made(tmp_path, plugins="p")
+    plugin.security_authorize_request(ApiRequest("GET", "/info"))
+    with pytest.raises(DriverError, match=r"p failed with error: AuthZPlugin\.AuthZReq") as error:
+        plugin.security_authorize_request(ApiRequest("PUT", "/info"))
+    assert error.value.detail == "out of order"
+    with pytest.raises(DriverError) as error:
+        plugin.security_authorize_request(ApiRequest("POST", "/info"))
+    assert error.value.detail == "plain words"
+    if scheme == "https":
+        place = place._replace(tls=None)
+        with pytest.raises(DriverError, match="certificate verify failed"):
+            plugin.security_authorize_request(ApiRequest("GET", "/info"))
+        place = place._replace(tls={"InsecureSkipVerify": True})
+        plugin.security_authorize_request(ApiRequest("GET", "/info"))
 
 
 def test_a_question_has_dockers_fields() -> None:

@@ -28,8 +28,9 @@ BACKLOG = 1024
 
 
 def addresses(config: Config) -> list[str]:
-    """Every ``-H``; the default socket if there is none."""
-    return [_with_port(address, config) for address in config.hosts or [DEFAULT_SOCKET]]
+    """Every ``-H`` once; the default socket if there is none."""
+    wanted = config.hosts or [DEFAULT_SOCKET]
+    return list(dict.fromkeys(_with_port(address, config) for address in wanted))
 
 
 def certificates(config: Config) -> ssl.SSLContext | None:

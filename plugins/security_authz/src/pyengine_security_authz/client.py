@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyengine.errors import DriverError
 
@@ -24,19 +25,28 @@ _HEADERS = {
 }
 
 
-def find(name: str, sockets: Sequence[Path] = SOCKETS, files: Sequence[Path] = FILES) -> str:
-    """``unix://PATH`` or ``tcp://HOST:PORT`` of a plugin. ``DriverError`` if there is none."""
+class Place(NamedTuple):
+    """Where a plugin is: ``unix://PATH``, or ``tcp://``, ``http://`` or ``https://`` and
+    ``HOST:PORT``. ``tls``: ``TLSConfig`` of the file that describes it; tcp:// with one is TLS."""
+
+    address: str
+    tls: dict[str, Any] | None = None
+
+
+def find(name: str, sockets: Sequence[Path] = SOCKETS, files: Sequence[Path] = FILES) -> Place:
+    """Where plugin ``name`` is. ``DriverError`` if there is none."""
     for directory in sockets:
         for path in (directory / f"{name}.sock", directory / name / f"{name}.sock"):
             if path.exists():
-                return f"unix://{path}"
+                return Place(f"unix://{path}")
     for directory in files:
         spec = directory / f"{name}.spec"
         if spec.exists():
-            return spec.read_text().strip()
+            return Place(spec.read_text().strip())
         described = directory / f"{name}.json"
         if described.exists():
-            return str(json.loads(described.read_text())["Addr"])
+            about = json.loads(described.read_text())
+            return Place(str(about["Addr"]), about.get("TLSConfig"))
     raise DriverError(
         f'plugin "{name}" not found',
         help=f"it has to listen on {sockets[-1] / name}.sock, or be named in {files[0]}",
@@ -54,27 +64,27 @@ class Plugin:
     def ask(self, what: str, question: Mapping[str, Any]) -> dict[str, Any]:
         """``AuthZPlugin.AuthZReq`` or ``AuthZRes``."""
         try:
-            address = find(self.name)
+            place = find(self.name)
             if not self._active:
-                implements = self._post(address, "Plugin.Activate", {}).get("Implements") or ()
+                implements = self._post(place, "Plugin.Activate", {}).get("Implements") or ()
                 if "authz" not in implements:
                     raise DriverError(f"plugin {self.name} does not implement authz")
                 self._active = True
-            return self._post(address, what, question)
+            return self._post(place, what, question)
         except (OSError, ValueError, http.client.HTTPException) as error:
             self._active = False
             raise DriverError(
                 f"plugin {self.name} failed with error: {what}", str(error) or type(error).__name__
             ) from error
 
-    def _post(self, address: str, what: str, question: Mapping[str, Any]) -> dict[str, Any]:
-        connection = _Connection(address)
+    def _post(self, place: Place, what: str, question: Mapping[str, Any]) -> dict[str, Any]:
+        connection = _connection(place)
         try:
             connection.request("POST", f"/{what}", json.dumps(question), _HEADERS)
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != 200:
-                raise ValueError(f"status {answer.status}: {body[:200].decode(errors='replace')}")
+                raise ValueError(_failure(body) or f"status {answer.status}")
             found = json.loads(body)
             if not isinstance(found, dict):
                 raise ValueError("the answer is no JSON object")
@@ -83,18 +93,43 @@ class Plugin:
             connection.close()
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, address: str) -> None:
-        scheme, _, self._place = address.partition("://")
-        if scheme not in ("unix", "tcp"):
-            raise ValueError(f"{address}: unix:// or tcp:// is known")
-        self._unix = scheme == "unix"
-        super().__init__("plugin" if self._unix else self._place, timeout=PATIENCE)
+def _failure(body: bytes) -> str:
+    """What a plugin says in an answer that is an error: its ``Err``, or else all of it."""
+    try:
+        told = json.loads(body).get("Err")
+    except (ValueError, AttributeError):
+        told = None
+    return str(told or body[:200].decode(errors="replace").strip())
+
+
+def _connection(place: Place) -> http.client.HTTPConnection:
+    scheme, _, rest = place.address.partition("://")
+    if scheme == "unix":
+        return _UnixConnection(rest)
+    if scheme not in ("tcp", "http", "https"):
+        raise ValueError(f"{place.address}: unix://, tcp://, http:// or https:// is known")
+    host = rest.partition("/")[0]
+    if scheme == "https" or (scheme == "tcp" and place.tls is not None):
+        return http.client.HTTPSConnection(host, timeout=PATIENCE, context=_tls(place.tls or {}))
+    return http.client.HTTPConnection(host, timeout=PATIENCE)
+
+
+def _tls(options: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=options.get("CAFile") or None)
+    if options.get("InsecureSkipVerify"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if options.get("CertFile"):
+        context.load_cert_chain(options["CertFile"], options.get("KeyFile") or None)
+    return context
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        self._path = path
+        super().__init__("plugin", timeout=PATIENCE)
 
     def connect(self) -> None:
-        if not self._unix:
-            super().connect()
-            return
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(PATIENCE)
-        self.sock.connect(self._place)
+        self.sock.connect(self._path)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,3 +250,26 @@ def test_a_privileged_one_and_a_failing_one(docker: Docker, hostile: str, watch:
     docker.fails("run", "--rm", hostile, "nonesuch", code=127, says="not found")
     docker.fails("run", "--rm", "-u", "ghost:ghost", hostile, code=125, says="ghost")
     docker.fails("run", "--rm", "--group-add", "ghost", hostile, code=125, says="ghost")
+
+
+def test_users_of_the_host_cannot_run_what_containers_leave(
+    docker_binary: str, busybox: Path
+) -> None:
+    """A program with set-id bits in a layer or a volume would make them root (CVE-2021-41091)."""
+    root = Path(tempfile.mkdtemp(dir="/tmp"))
+    root.chmod(0o755)
+    process = EngineProcess(root, docker_binary)
+    try:
+        process.start()
+        process.docker("import", str(busybox), "busybox:latest")
+        script = "cp /bin/busybox /v/su; chmod 4755 /v/su; cp /bin/busybox /su; chmod 4755 /su"
+        process.docker("run", "--name", "box", "-v", "left:/v", "busybox", "sh", "-c", script)
+        volume = Path(process.out("volume", "inspect", "-f", "{{.Mountpoint}}", "left")) / "su"
+        layer = Path(process.inspect("box")["GraphDriver"]["Data"]["UpperDir"]) / "su"
+        for path in (volume, layer):
+            assert path.stat().st_mode & 0o4001 == 0o4001
+            with pytest.raises(PermissionError):
+                subprocess.run([path, "id", "-u"], user=65534, group=65534, check=True)
+        assert subprocess.run(["ls", root], user=65534, group=65534, check=True).returncode == 0
+    finally:
+        process.dispose()

@@ -309,6 +309,8 @@ class Engine:
         for path in (data_root, data_root / "containers", exec_root, exec_root / "s",
                      exec_root / "b", exec_root / "netns"):  # fmt: skip
             path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        # Programs that containers gave set-id bits are not for users of the host (CVE-2021-41091).
+        data_root.chmod(0o710)
         self._locks = [
             _lock(data_root, f"another engine runs on {data_root}",
                   "stop it, take over with --replace, or use another --data-root"),

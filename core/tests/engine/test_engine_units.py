@@ -24,10 +24,12 @@ from pyengine.engine.model import (
     BindOptions,
     Container,
     ContainerConfig,
+    EndpointSettings,
     HostConfig,
     ImageOptions,
     Mount,
     MountPoint,
+    PortBinding,
     State,
     Status,
     TmpfsOptions,
@@ -90,6 +92,29 @@ def test_a_name_beats_the_beginning_of_an_id() -> None:
 
 
 # -- ps --filter -----------------------------------------------------------------------------------
+
+
+def test_ports_and_networks_of_a_list() -> None:
+    web = container("web", "2026-01-01T00:00:00Z", id="a1" * 32)
+    web.ports = {"80/tcp": [PortBinding(host_ip="0.0.0.0", host_port="8080")], "90/udp": None}
+    web.networks = {"front": EndpointSettings(network_id="abcdef")}
+
+    def found(name: str, value: str) -> bool:
+        return bool(select([web], {name: [value]}, all=True, limit=-1, image_of=str,
+                           find=lambda ref: web))  # fmt: skip
+
+    assert found("publish", "8080")
+    assert found("publish", "8000-8100/tcp")
+    assert not found("publish", "80"), "the container's port"
+    assert not found("publish", "8080/udp")
+    assert found("expose", "80/tcp")
+    assert found("expose", "90/udp")
+    assert not found("expose", "8080")
+    assert found("network", "front")
+    assert found("network", "abc")
+    assert not found("network", "fro")
+    assert not found("network", "def")
+
 
 ALL = [
     container("web", "2026-01-01T00:00:00Z", id="a1" * 32, image="i1",

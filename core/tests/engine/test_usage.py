@@ -158,6 +158,29 @@ async def test_it_rests_when_nothing_runs(world: World) -> None:
     assert world.storage.walks == {"a": 1}
 
 
+async def test_who_asks_for_sizes_gets_new_ones(world: World) -> None:
+    for name in "ab":
+        world.containers.add(name, running=False)
+        world.storage.sizes[name] = 9
+    world.event("die", "a")
+    await world.usage.catch_up(["a", "b", "none"])
+    assert world.usage.layer("a") == 9
+    await world.usage.catch_up(["a", "b"])
+    assert world.storage.walks == {"a": 1}
+
+
+async def test_who_asks_for_sizes_does_not_wait_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CATCHES_UP_WITHIN", 0.1)
+    world.containers.add("a", running=False)
+    world.storage.takes["a"] = 1.0
+    world.event("die", "a")
+    began = time.monotonic()
+    await world.usage.catch_up(["a"])
+    assert time.monotonic() - began < 0.8
+
+
 async def test_what_is_about_to_go_is_measured_now(world: World) -> None:
     world.containers.add("a", running=False)
     world.storage.sizes["a"] = 9

@@ -188,6 +188,9 @@ class FakeContainers:
     async def stats(self, ref: str) -> RuntimeStats:
         return RuntimeStats(cpu_total=5, memory_usage=7, memory_limit=9, pids=1)
 
+    async def catch_up(self, refs: Words) -> None:
+        self.calls.append(("catch_up", refs))
+
     def size(self, ref: str) -> tuple[int, int]:
         return 10, 30
 

@@ -104,8 +104,11 @@ def _one(record: Container, name: str, values: Sequence[str]) -> bool:
                 for key, equals, wanted in (value.partition("=") for value in values)
             )
         case "network":
-            attached = set(record.networks) | {s.network_id for s in record.networks.values()}
-            return any(value in attached for value in values)
+            ids = [settings.network_id for settings in record.networks.values()]
+            return any(
+                value in record.networks or any(value and id.startswith(value) for id in ids)
+                for value in values
+            )
         case "volume":
             mounts = {point.destination for point in record.mounts}
             mounts |= {point.name or point.source for point in record.mounts}
@@ -143,6 +146,6 @@ def _has_port(ports: Mapping[str, object], wanted: str, *, host: bool) -> bool:
             return True
         if host and isinstance(bindings, list):
             found = [int(b.host_port) for b in bindings if b.host_port]
-            if any(low <= port <= high for port in found) or low <= int(number) <= high:
+            if any(low <= port <= high for port in found):
                 return True
     return False

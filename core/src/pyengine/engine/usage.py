@@ -55,6 +55,8 @@ SHARE = 20
 THREADS = 3
 #: Seconds for one walk, and until one that failed is tried again.
 DEADLINE = 3600.0
+#: Seconds that who asks for sizes waits for new ones.
+CATCHES_UP_WITHIN = 2.0
 RETRY = 60.0
 
 LAYERS = "usage.layers"
@@ -158,6 +160,18 @@ class DiskUsage:
         if tree is not None and (tree in self._stale or tree.measuring):
             await self._measure(tree, 1)
         return self.layer(container)
+
+    async def catch_up(self, containers: Iterable[str]) -> None:
+        """Measure now the layers that are known to have changed, those whose turn is later left
+        out; for who asked for sizes. Waits ``CATCHES_UP_WITHIN`` seconds at most."""
+        now = time.monotonic()
+        trees = [tree for id in containers if (tree := self._trees.get((LAYERS, id))) is not None]
+        due = [t for t in trees if t in self._stale and t.again <= now and t.measuring is None]
+        for tree in due:
+            tree.measuring = asyncio.create_task(self._measure(tree, len(due)))
+        measuring = [tree.measuring for tree in trees if tree.measuring is not None]
+        if measuring:
+            await asyncio.wait(measuring, timeout=CATCHES_UP_WITHIN)
 
     # -- what happens --------------------------------------------------------------------------
 

@@ -247,14 +247,19 @@ async def test_load_of_an_archive_from_before_there_was_a_manifest(world: World)
         "aa/json": json.dumps({"id": "aa", "created": "2015-01-01T00:00:00Z"} | command).encode(),
         "aa/layer.tar": BASE,
         "aa/VERSION": b"1.0",
+        "cc/json": json.dumps({"id": "cc", "parent": "bb", "os": "linux"}).encode(),
+        "cc/layer.tar": b"",
         "bb/json": json.dumps(top).encode(),
         "bb/layer.tar": UPPER,
-        "repositories": json.dumps({"old": {"1": "bb"}, "old/name": {"2": "bb"}}).encode(),
+        "repositories": json.dumps(
+            {"old": {"1": "bb", "3": "cc"}, "old/name": {"2": "bb"}}
+        ).encode(),
     }
     await world.load(archive(files))
     image = world.images.get("old:1")
     assert image.repo_tags == ["old:1", "old/name:2"]
     assert image.diff_ids == [digest(BASE), digest(UPPER)]
+    assert world.images.get("old:3").diff_ids == [*image.diff_ids, digest(b"")]
     assert image.config.cmd == ["run"]
     assert [entry.created_by for entry in image.history] == ["/bin/sh -c base", ""]
     assert "Size" not in json.loads(world.images.raw_config("old:1"))

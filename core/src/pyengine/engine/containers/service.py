@@ -9,6 +9,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Iterable,
     Mapping,
     MutableSequence,
     Sequence,
@@ -208,6 +209,10 @@ class Containers:
         except EngineError:
             image = 0
         return written, written + image
+
+    async def catch_up(self, refs: Iterable[str]) -> None:
+        """Look anew at the layers of those that are known to have written."""
+        await self._usage.catch_up([self.get(ref).id for ref in refs])
 
     # -- create, rename, remove ----------------------------------------------------------------
 

@@ -140,7 +140,7 @@ class ImageArchive:
         compression = sniff(start)
         if compression in ("gzip", "zstd"):
             self._keep(name, expected, compression, start, pieces)
-        elif compression or _is_tar(start):
+        elif compression or _is_tar(start) or (not size and name.endswith(".tar")):
             self._compress(name, expected, compression, start, pieces)
         elif start.lstrip()[:1] in (b"{", b"[") or size <= _MAX_OTHER:
             if size > _MAX_JSON or self._memory + size > _MAX_MEMORY:

@@ -84,6 +84,20 @@ def test_links_are_ones_own() -> None:
     assert first(names.addresses(you, "store")) == ["10.0.0.3"]
 
 
+def test_links_are_of_one_network() -> None:
+    me = container("me", ("a", "10.0.0.2"), ("b", "10.1.0.2"))
+    me.host_config.network_mode, me.host_config.links = "a", ["web:db"]
+    me.networks["b"].links = ["web:web"]
+    web = container("web", ("a", "10.0.0.3"), ("b", "10.1.0.3"))
+    db = container("db", ("b", "10.1.0.4"))
+    names = Names(lambda: [me, web, db])
+    assert first(names.addresses(me, "db")) == ["10.0.0.3"]
+    assert first(names.addresses(me, "web")) == ["10.1.0.3"]
+    web.networks.pop("a")
+    names.changed()
+    assert first(names.addresses(me, "db")) == ["10.1.0.4"], "a link is nothing elsewhere"
+
+
 def test_changes_count_once_they_are_told() -> None:
     me, web = container("me", ("n", "10.0.0.2")), container("web", ("n", "10.0.0.3"))
     records = [me]

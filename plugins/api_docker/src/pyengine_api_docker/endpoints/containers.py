@@ -61,6 +61,8 @@ async def list_(call: Call) -> web.StreamResponse:
     )
     image_id = image_resolver(engine)
     with_size = query.flag("size")
+    if with_size:
+        await engine.containers.catch_up([container.id for container in found])
     names = engine.containers.link_names()
     return json(
         [
@@ -79,6 +81,8 @@ async def list_(call: Call) -> web.StreamResponse:
 async def inspect(call: Call) -> web.StreamResponse:
     engine = call.engine
     container = engine.containers.get(call.name)
+    if call.query.flag("size"):
+        await engine.containers.catch_up([container.id])
     return json(
         views.inspect(
             container,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pyengine.engine.containers import links
 from pyengine.engine.model import PREDEFINED, Container
@@ -36,15 +36,17 @@ class Names:
         wanted = name.rstrip(".").lower()
         if not wanted:
             return None
-        for link in asker.host_config.links or ():
-            target, alias = links.split(link)
-            if alias.lower() == wanted:
-                # Links are by id, of which the beginning is a name on every network.
-                wanted = target[:12] if ID.fullmatch(target) else target.lower()
-                break
-        for network in self._networks(asker):
+        networks = self._networks(asker)
+        linked = {network: self._linked(asker, network, wanted) for network in networks}
+        for network, target in linked.items():
+            found = self._index(network).get(target) if target else None
+            if found:
+                return _of(network, found)
+        for network in networks:
+            if linked[network]:
+                continue  # there the name means somebody else
             index = self._index(network)
-            found = index.get(wanted) or self._linked(asker, network, wanted, index)
+            found = index.get(wanted)
             if not found and wanted.endswith(f".{network.lower()}"):
                 found = index.get(wanted[: -len(network) - 1])
             if found:
@@ -63,15 +65,18 @@ class Names:
     def _networks(self, asker: Container) -> Sequence[str]:
         return [name for name in sorted(asker.networks) if name not in PREDEFINED]
 
-    def _linked(
-        self, asker: Container, network: str, wanted: str, index: Mapping[str, list[Container]]
-    ) -> list[Container] | None:
-        """By a link of the endpoint (``network connect --link``)."""
-        for link in asker.networks[network].links or ():
+    def _linked(self, asker: Container, network: str, wanted: str) -> str:
+        """Whom the asker's links mean by that name on the network; "" if none does. ``network
+        connect --link`` is for that one network, as is ``run --link`` on one that a user made."""
+        known = [*(asker.networks[network].links or ())]
+        if asker.host_config.network_mode in (network, *PREDEFINED, "default", ""):
+            known += asker.host_config.links or ()
+        for link in known:
             target, alias = links.split(link)
             if alias.lower() == wanted:
-                return index.get(target.lower())
-        return None
+                # On the default bridge links are by id, whose beginning is a name everywhere.
+                return target[:12] if ID.fullmatch(target) else target.lower()
+        return ""
 
     def _index(self, network: str) -> Index:
         found = self._indexes.get(network)

@@ -80,6 +80,18 @@ def test_only_a_clear_yes_allows(
         made(tmp_path, plugins="p").security_authorize_request(ApiRequest("GET", "/info"))
 
 
+def test_each_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def ask(self: client.Plugin, what: str, question: object) -> dict[str, object]:
+        asked.append(self.name)
+        return {"Allow": True}
+
+    monkeypatch.setattr(client.Plugin, "ask", ask)
+    made(tmp_path, plugins="p,q,p").security_authorize_request(ApiRequest("GET", "/info"))
+    assert asked == ["p", "q"]
+
+
 def test_what_does_not_answer_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "find", lambda name: client.Place("unix:///nonexistent/p.sock"))
     with pytest.raises(DriverError, match=r"plugin p failed with error: AuthZPlugin\.AuthZReq"):

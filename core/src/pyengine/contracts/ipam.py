@@ -62,9 +62,9 @@ class IpamDriver(Driver):
 
     @abstractmethod
     def request_address(self, pool_id: str, preferred: str = "", owner: str = "") -> str:
-        """Lease ``preferred`` or the next free address (without prefix length).
+        """Lease ``preferred`` or the lowest free address (without prefix length).
 
-        Next means after the last one given, wrapping round, so a freed address rests a while.
+        The lowest, as with dockerd: a container that is made anew finds the address that it had.
         Never the network, broadcast, gateway or an auxiliary address. Raises ``Conflict`` if taken
         or none is left, ``InvalidParameter`` if outside the subnet. ``owner``: the endpoint's id.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
@@ -151,7 +152,8 @@ class System:
             "Debug": config.debug,
             "NFd": len(os.listdir("/proc/self/fd")),
             "OomKillDisable": facts.oom_kill_disable,
-            "NGoroutines": _threads(),
+            # What goes on beside each other here.
+            "NGoroutines": _threads() + len(asyncio.all_tasks()),
             "SystemTime": timestamps.now(),
             "LoggingDriver": self._drivers.default(Kind.LOGGING),
             "CgroupDriver": "systemd" if config.systemd_cgroups() else "cgroupfs",

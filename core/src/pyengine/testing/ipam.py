@@ -145,14 +145,16 @@ class IpamDriverSuite:
         with pytest.raises(Conflict):
             driver.request_address(pool.id)
 
-    def test_a_freed_address_rests(self) -> None:
+    def test_the_lowest_free_address_comes_first(self) -> None:
         driver = self.driver()
         pool = driver.request_pool(PoolRequest(subnet="10.50.0.0/24"))
-        first = driver.request_address(pool.id)
-        driver.release_address(pool.id, first)
-        second = driver.request_address(pool.id)
-        assert first == "10.50.0.2"
-        assert second == "10.50.0.3"
+        given = [driver.request_address(pool.id) for _ in range(4)]
+        assert given == [f"10.50.0.{n}" for n in range(2, 6)]
+        for freed in (given[2], given[0]):
+            driver.release_address(pool.id, freed)
+        assert [driver.request_address(pool.id) for _ in range(3)] == [
+            *("10.50.0.2", "10.50.0.4", "10.50.0.6"),
+        ]
 
     def test_range_narrows_dynamic_choice_only(self) -> None:
         driver = self.driver()

@@ -105,7 +105,7 @@ class DefaultIpam(IpamDriver):
 
 
 class _Leases:
-    """One subnet: what may be given, what is given, and where the search goes on."""
+    """One subnet: what may be given, what is given, and below what nothing is free."""
 
     def __init__(self, network: Network, narrowed: str) -> None:
         self.network = network
@@ -125,7 +125,7 @@ class _Leases:
             self._low, self._high = max(low, first), min(high, last)
         self._fixed: set[int] = set()
         self._leased: set[int] = set()
-        self._latest = self._low - 1
+        self._search = self._low
 
     def first_usable(self) -> str:
         return self._text(self._first)
@@ -156,10 +156,7 @@ class _Leases:
                 self._fixed.add(self._number(address, "reserved address"))
 
     def restore(self, address: str) -> None:
-        number = self._number(address, "leased address")
-        self._leased.add(number)
-        if self._low <= number <= self._high:
-            self._latest = max(self._latest, number)
+        self._leased.add(self._number(address, "leased address"))
 
     def take(self, address: str) -> str:
         number = self._number(address, "address")
@@ -171,19 +168,19 @@ class _Leases:
         return self._text(number)
 
     def take_next(self) -> str:
-        start = self._latest + 1
-        for begin, end in ((start, self._high), (self._low, min(start, self._high + 1) - 1)):
-            number = begin
-            while number <= end:
-                if number not in self._leased and number not in self._fixed:
-                    self._leased.add(number)
-                    self._latest = number
-                    return self._text(number)
-                number += 1
+        while self._search <= self._high:
+            number = self._search
+            self._search += 1
+            if number not in self._leased and number not in self._fixed:
+                self._leased.add(number)
+                return self._text(number)
         raise Conflict(f"no available addresses left in subnet {self.network}")
 
     def give_back(self, address: str) -> None:
-        self._leased.discard(self._number(address, "address"))
+        number = self._number(address, "address")
+        self._leased.discard(number)
+        if number >= self._low:
+            self._search = min(self._search, number)
 
     def _number(self, address: str, what: str) -> int:
         try:

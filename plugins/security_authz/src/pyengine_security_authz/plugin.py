@@ -28,7 +28,9 @@ class AuthzPlugin(SecurityPlugin):
         self.reconfigure(context.options)
 
     def reconfigure(self, options: Mapping[str, str]) -> bool:
-        self._plugins = [Plugin(name) for name in options.get("plugins", "").split(",") if name]
+        # One that is named twice is asked once, as by dockerd.
+        names = dict.fromkeys(filter(None, options.get("plugins", "").split(",")))
+        self._plugins = [Plugin(name) for name in names]
         for hook in ("security_authorize_request", "security_authorize_answer"):
             vars(self).pop(hook, None)
         if self._plugins:

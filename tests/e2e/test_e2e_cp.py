@@ -551,3 +551,11 @@ def test_diff_of_everything(docker: Docker) -> None:
         "C /tmp", "A /tmp/new",
         "C /var",
     ]  # fmt: skip
+
+
+def test_a_working_directory_is_there_before_the_start(docker: Docker, tmp_path: Path) -> None:
+    name = docker.name()
+    docker("create", "--name", name, "-w", "/new/place", "busybox", "cat", "x")
+    (tmp_path / "x").write_text("copied")
+    docker("cp", str(tmp_path / "x"), f"{name}:/new/place/")
+    assert docker.out("start", "-a", name) == "copied"

@@ -211,8 +211,10 @@ class Containers:
         return written, written + image
 
     async def catch_up(self, refs: Iterable[str]) -> None:
-        """Look anew at the layers of those that are known to have written."""
-        await self._usage.catch_up([self.get(ref).id for ref in refs])
+        """Look anew at the layers of those that wrote something and have ended; at the others it is
+        looked often enough."""
+        records = map(self.get, refs)
+        await self._usage.catch_up([one.id for one in records if not one.state.running])
 
     # -- create, rename, remove ----------------------------------------------------------------
 
@@ -272,7 +274,8 @@ class Containers:
                 await calls(storage.prepare, record.layer, parent, options, mountpoints=True)
             self._hooks.storage_snapshot_prepared(record.layer, parent or "", record.id)
             await imagemounts.prepare(record, self._images, storage, calls)
-            await populate(record, self._bundles, self._volumes)
+            own = config.working_dir if config.working_dir != image.config.working_dir else ""
+            await populate(record, self._bundles, self._volumes, own.rstrip("/"))
             files = self._bundles.files(record)
             files.directory.mkdir(mode=0o710, parents=True, exist_ok=True)
             record.phase = ""

@@ -352,6 +352,21 @@ async def test_basic(repository: Open, registry: SmallRegistry) -> None:
     assert len(registry.asked("GET", "/manifests/")) == 2  # the right one, and the wrong one once
 
 
+async def test_a_registry_may_want_something_else_by_now(
+    repository: Open, registry: SmallRegistry
+) -> None:
+    """An engine runs for months, and a registry is set up anew meanwhile."""
+    want_basic(registry)
+    anonymous = repository()
+    with pytest.raises(Unauthorized, match="no basic auth credentials"):
+        await anonymous.manifest("v1")
+    registry.intercept = registry.intercept_ping = None
+    assert (await anonymous.manifest("v1")).data
+    greetings = len(registry.asked("GET", "/v2/"))
+    assert (await anonymous.manifest("v1")).data
+    assert len(registry.asked("GET", "/v2/")) == greetings + 1, "but for the manifest itself"
+
+
 async def test_basic_where_the_token_service_is_broken(
     repository: Open, registry: SmallRegistry
 ) -> None:

@@ -170,9 +170,8 @@ class Authorizer:
         self.identity_token = self._credentials.identity_token
 
     def challenge(self, challenges: list[Challenge]) -> None:
-        """The endpoint asked for this."""
-        if challenges:
-            self._challenges = challenges
+        """The endpoint asked for this, or for nothing."""
+        self._challenges = challenges
 
     def refused(self, challenges: list[Challenge], authorization: str, scopes: Scopes) -> bool:
         """A request with ``authorization`` was refused with ``challenges``. True if another one is

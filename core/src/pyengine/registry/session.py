@@ -205,11 +205,11 @@ class Session:
         Raises :class:`Failure` for a status from 300 on that is not in ``accept``; ``missing`` is
         the error code of a 404 that has none. Read the body within :func:`reading`.
         """
-        await self._greet()
+        new = await self._greet()
         url = path if "://" in path else self.endpoint.url + path
         ours = origin(url) == origin(self.endpoint.url)
         for last in (False, True):
-            sent = await self._authorization(method, url, scopes) if ours else ""
+            sent = await self._authorization(method, url, scopes, new) if ours else ""
             now = {**(headers or {}), **({"Authorization": sent} if sent else {})}
             async with self._transport.exchange(self.endpoint, method, url, now, body) as response:
                 self.answered = True
@@ -228,12 +228,12 @@ class Session:
         """Begin from the beginning: there may be another server now."""
         self.answered = self._greeted = False
 
-    async def _greet(self) -> None:
+    async def _greet(self) -> bool:
         """Ask ``/v2/`` once for what it wants of us, as Docker does: a registry that also serves
-        the anonymous would otherwise never ask."""
+        the anonymous would otherwise never ask. False: that was before."""
         async with self._greeting:
             if self._greeted:
-                return
+                return False
             exchange = self._transport.exchange(
                 self.endpoint, "GET", f"{self.endpoint.url}/v2/", {}
             )
@@ -242,14 +242,19 @@ class Session:
                 if response.status >= 500 or response.status == 429:
                     raise await failures.answered(response)
                 headers = response.headers.getall("WWW-Authenticate", [])
-                if response.status == 401:
-                    self.authorizer.challenge(parse_challenges(headers))
+                asked = parse_challenges(headers) if response.status == 401 else []
+                self.authorizer.challenge(asked)
                 self._greeted = True
+                return True
 
-    async def _authorization(self, method: str, url: str, scopes: Scopes) -> str:
+    async def _authorization(self, method: str, url: str, scopes: Scopes, new: bool) -> str:
+        """``new``: what the endpoint asks for is not from before."""
         try:
             return await self.authorizer.authorization(scopes)
         except (Refused, ValueError) as refusal:
+            if not new:
+                self._greeted = False
+                return await self._authorization(method, url, scopes, await self._greet())
             text = f'{method.title()} "{url}": {refusal}'
             raise Failure(text, code="UNAUTHORIZED") from refusal
         except Failure as failure:

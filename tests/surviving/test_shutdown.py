@@ -122,13 +122,9 @@ def test_restart_policies_across_daemons(make: Make) -> None:
                 engine.docker("stop", name)
     assert engine.stop() == 0
     engine.start()
-    until(
-        lambda: (
-            sorted(engine.lines("ps", "--format", "{{.Names}}"))
-            == ["always", "always.stopped", "unless-stopped"]
-        ),
-        "the containers that shall run",
-    )
+    # It answers more than a look at the records when they have been started.
+    for name in ("always", "always.stopped", "unless-stopped"):
+        assert engine.inspect(name)["State"]["Status"] == "running", name
     time.sleep(0.3)
     running = sorted(engine.lines("ps", "--format", "{{.Names}}"))
     assert running == ["always", "always.stopped", "unless-stopped"]

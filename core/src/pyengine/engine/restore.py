@@ -37,6 +37,9 @@ from pyengine.supervisor.records import ExitRecord
 
 log = logging.getLogger(__name__)
 
+#: How long the start of the daemon waits for those of containers that their policy wants to run.
+STARTS_WITHIN = 10.0
+
 
 class Restore:
     """Runs once: :meth:`adopt` before the API listens, :meth:`reconcile` before it changes any."""
@@ -72,6 +75,7 @@ class Restore:
         self._content = content
         self._layers = layers
         self._cgroup_parent = cgroup_parent
+        self._starts: list[asyncio.Task[None]] = []
 
     async def adopt(self) -> None:
         """Find the containers that live, and what became of those that do not."""
@@ -107,6 +111,9 @@ class Restore:
             )
         for live in self._registry:
             await self._after(live)
+        # Who is answered from now on finds them running, as with dockerd.
+        if self._starts:
+            await asyncio.wait(self._starts, timeout=STARTS_WITHIN)
 
     async def _adopt(self, live: Live) -> None:
         record = live.record
@@ -297,7 +304,7 @@ class Restore:
         started = record.state.status not in (Status.CREATED, Status.RESTARTING)
         if record.state.status is Status.RESTARTING or (wants and started):
             record.state.status = Status.RESTARTING
-            self._lifecycle.schedule_restart(live)
+            self._starts.append(self._lifecycle.schedule_restart(live))
 
 
 def _may_live(live: Live) -> bool:

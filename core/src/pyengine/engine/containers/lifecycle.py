@@ -258,9 +258,10 @@ class Lifecycle:
         self._exited(live, record)
         await self.settled(live)
 
-    def schedule_restart(self, live: Live) -> None:
+    def schedule_restart(self, live: Live) -> asyncio.Task[None]:
         """For the start of the daemon: a policy says that this one shall run."""
         live.restart = asyncio.create_task(self._restart_later(live, 0.0))
+        return live.restart
 
     # -- a start -------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ def test_networks_and_names(engine_with: Any) -> None:
                                          "cat", "/etc/hosts")  # fmt: skip
     resolv = engine.out(*run, "cat", "/etc/resolv.conf").split()
     assert resolv == ["nameserver", "192.0.2.1", "search", "x.example", "options", "timeout:1"]
+    hosts = ("run", "--rm", "--network", "host", "busybox", "cat", "/etc/resolv.conf")
+    assert engine.out(*hosts).split() == resolv
     engine.docker("network", "create", "n")
     shown = engine.out("run", "--rm", "--network", "n", "busybox", "ip", "addr", "show", "eth0")
     assert "mtu 1350" in shown

@@ -86,6 +86,10 @@ def test_features_that_mean_nothing_are_noted(tmp_path: Path) -> None:
     assert found.notes == ["features: 'teleport' changes nothing: there is no such feature here"]
 
 
+def test_null_is_the_default(tmp_path: Path) -> None:
+    assert loaded(tmp_path, {"max-concurrent-uploads": None, "labels": None}).config == Config()
+
+
 def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         loaded(tmp_path, '{"debug": true,\n "mtu": 1400,\n "debug": false}')

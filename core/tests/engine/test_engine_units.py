@@ -94,6 +94,12 @@ def test_a_name_beats_the_beginning_of_an_id() -> None:
 # -- ps --filter -----------------------------------------------------------------------------------
 
 
+def test_what_runs_or_will_run_again_is_listed() -> None:
+    every = [container(str(status), status=status) for status in Status]
+    found = select(every, {}, all=False, limit=-1, image_of=str, find=lambda ref: every[0])
+    assert sorted(one.name for one in found) == ["paused", "restarting", "running"]
+
+
 def test_ports_and_networks_of_a_list() -> None:
     web = container("web", "2026-01-01T00:00:00Z", id="a1" * 32)
     web.ports = {"80/tcp": [PortBinding(host_ip="0.0.0.0", host_port="8080")], "90/udp": None}

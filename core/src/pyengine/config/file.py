@@ -46,7 +46,7 @@ def read(path: Path, problems: list[str], notes: list[str]) -> dict[str, Any]:
         elif key not in FIELDS:
             meant = nearest(key, [*FIELDS, *REFUSED, *WITHOUT_EFFECT])
             problems.append(f"{where}: unknown key {key!r}{meant}")
-        else:
+        elif value is not None:  # which is the default, as to dockerd
             try:
                 msgspec.convert(value, FIELDS[key].type)
                 good[key] = value

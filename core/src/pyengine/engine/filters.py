@@ -61,7 +61,8 @@ def select(
     everything = all or limit > 0 or any(filters.get(name) for name in ("status", "exited"))
 
     def matches(record: Container) -> bool:
-        if not everything and not record.state.running:
+        alive = record.state.running or record.state.status is Status.RESTARTING
+        if not everything and not alive:
             return False
         if images and record.image not in images:
             return False

@@ -162,7 +162,10 @@ def upstreams(configured: Sequence[str]) -> Sequence[Upstream]:
 def _resolv(container: Container, settings: Settings, embedded: bool) -> str:
     host = container.host_config
     source = _read(HOST_RESOLV)
-    if host.network_mode == "host" and not (host.dns or host.dns_search or host.dns_options):
+    asked = (host.dns, host.dns_search, host.dns_options)
+    if host.network_mode == "host" and not any(
+        (*asked, settings.dns, settings.dns_search, settings.dns_options)
+    ):
         return source
     servers, search, options = parse(source)
     if servers == [STUB]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -67,6 +68,13 @@ def test_names_aliases_and_ids(docker: Docker, network: str) -> None:
     reverse = ".".join(reversed(web.split("."))) + ".in-addr.arpa"
     assert "web.names" in look_up(docker, reverse)
     assert web not in look_up(docker, "nobody")
+
+
+def test_host_names(docker: Docker, network: str) -> None:
+    name = docker.up("--network", "names", "--hostname", "Known", "busybox", "sleep", "60")
+    assert f"Address: {address(docker, name)}" in look_up(docker, "known")
+    names = docker.state(name, "{{json .NetworkSettings.Networks.names.DNSNames}}")
+    assert json.loads(names) == [name, docker.state(name, "{{.Id}}")[:12], "Known"]
 
 
 def test_resolv_conf(docker: Docker, network: str) -> None:

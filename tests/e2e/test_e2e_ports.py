@@ -153,6 +153,25 @@ def test_ports_follow_the_networks(docker: Docker, outside: str) -> None:
         docker("network", "rm", first, second)
 
 
+def test_a_container_without_ipv4(docker: Docker, outside: str) -> None:
+    port, network = next(_ports), docker.name()
+    docker("network", "create", "--ipv6", "-o", "com.docker.network.enable_ipv4=false", network)
+    http = (*HTTP[:-1], HTTP[-1].replace("-p 80", "-p [::]:80"))
+    name = docker.up("--network", network, "-p", f"{port}:80", *http)
+    host = docker.engine.namespace
+    try:
+        gateway = docker.out(
+            "network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", network
+        )
+        assert docker.out("port", name, "80").splitlines() == [f"[::]:{port}"]
+        for address in ("::1", gateway):
+            assert eventually(lambda address=address: get(host, address, port) == "answer"), address
+        assert get(host, "127.0.0.1", port) != "answer"
+    finally:
+        docker("rm", "-f", name)
+        docker("network", "rm", network)
+
+
 def test_udp(docker: Docker, outside: str) -> None:
     port = next(_ports)
     name = docker.up("-p", f"{port}:5000/udp", "busybox", "sleep", "60")

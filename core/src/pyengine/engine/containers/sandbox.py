@@ -315,7 +315,7 @@ class Sandboxes:
             container.id,
             container.name,
             settings.endpoint_id,
-            settings.ip_address,
+            settings.ip_address or settings.global_ipv6_address,
             container.host_config.port_bindings or {},
             container.config.exposed_ports or {},
             container.host_config.publish_all_ports,

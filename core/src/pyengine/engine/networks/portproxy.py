@@ -38,7 +38,7 @@ class PublishedProxy:
                     endpoint = endpoints.get(container.published_on) or next(
                         (one for one in endpoints.values() if one.ip_address), None
                     )
-                    if endpoint is not None and endpoint.ip_address:
+                    if endpoint is not None:
                         ipv6 = endpoint.global_ipv6_address if self._translated_v6 else ""
                         wanted += forwards(container.published, endpoint.ip_address, ipv6)
             try:

@@ -86,9 +86,16 @@ class PortAllocator:
         Raises ``InvalidParameter`` for a specification that is none, and ``EngineError`` in
         Docker's words for a port that is taken; ``name``, ``endpoint_id`` and
         ``container_address`` are for these words. ``default_address``: the network's
-        (``host_binding_ipv4``), for bindings that name none; empty: all addresses.
+        (``host_binding_ipv4``), for bindings that name none; empty: all addresses. A container
+        with no address but one of IPv6 has nothing published on those of IPv4.
         """
         wishes = list(self._wishes(bindings, exposed, publish_all, default_address))
+        if ":" in container_address:
+            wishes = [
+                wish._replace(addresses=[one for one in wish.addresses if ":" in one])
+                for wish in wishes
+            ]
+            wishes = [wish for wish in wishes if wish.addresses]
         if not wishes:
             return Grant()
         foreign = _by_port(self._sockets())

@@ -299,7 +299,8 @@ class Networks:
             settings.mac_address = joined.mac
         if not network.predefined:
             own = [container.name, *(settings.aliases or ()), container.id[:12]]
-            settings.dns_names = list(dict.fromkeys(own))
+            own.append(container.config.hostname)
+            settings.dns_names = list(dict.fromkeys(filter(None, own)))
         try:
             await self._hook_joined(network, endpoint)
         except EngineError:

@@ -77,11 +77,12 @@ def test_the_version_is_negotiated(
 
 def test_config_file(engine: Any, pyengine: Run, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
-    settings = {"psFormat": "{{.Image}}", "HttpHeaders": {"X-Test": "yes"}}
+    settings = {"psFormat": "{{.Image}}", "HttpHeaders": {"X-Test": "yes", "User-Agent": "old"}}
     (tmp_path / "config" / "config.json").write_text(json.dumps(settings))
     engine.on("GET /containers/json", [CONTAINER])
     assert pyengine("ps").out == "busybox\n"
     assert engine.seen[-1].headers["x-test"] == "yes"
+    assert engine.seen[-1].headers["user-agent"] == "pyengine"
 
 
 @pytest.mark.parametrize(

@@ -181,4 +181,9 @@ def _config_headers(session: Session) -> dict[str, str]:
     headers = session.config().get("HttpHeaders")
     if not isinstance(headers, dict):
         return {}
-    return {str(name): str(value) for name, value in headers.items()}
+    # Old clients of Docker's wrote their own name there, which new ones do not send.
+    return {
+        str(name): str(value)
+        for name, value in headers.items()
+        if str(name).lower() not in ("user-agent", "host")
+    }

@@ -410,3 +410,17 @@ def test_volumes_that_go_with_a_container_are_gone(docker: Docker) -> None:
     assert place.is_dir()
     docker("rm", "-f", "-v", name)
     assert not place.exists()
+
+
+def test_ancestors_of_a_container_are_also_what_its_image_was_built_upon(docker: Docker) -> None:
+    name, committed = docker.up("busybox", "sleep", "1000"), f"made-{docker.name()}:1"
+    docker("commit", name, committed)
+    later = docker.up(committed, "sleep", "1000")
+    try:
+        shown = docker.out("ps", "--filter", "ancestor=busybox", "--format", "{{.Names}}").split()
+        assert {name, later} <= set(shown)
+        shown = docker.out("ps", "--filter", f"ancestor={committed}", "--format", "{{.Names}}")
+        assert shown == later
+    finally:
+        docker("rm", "-f", later)
+        docker("rmi", committed)

@@ -96,7 +96,9 @@ def test_a_name_beats_the_beginning_of_an_id() -> None:
 
 def test_what_runs_or_will_run_again_is_listed() -> None:
     every = [container(str(status), status=status) for status in Status]
-    found = select(every, {}, all=False, limit=-1, image_of=str, find=lambda ref: every[0])
+    found = select(
+        every, {}, all=False, limit=-1, images_of=lambda ref: [ref], find=lambda ref: every[0]
+    )
     assert sorted(one.name for one in found) == ["paused", "restarting", "running"]
 
 
@@ -106,7 +108,7 @@ def test_ports_and_networks_of_a_list() -> None:
     web.networks = {"front": EndpointSettings(network_id="abcdef")}
 
     def found(name: str, value: str) -> bool:
-        return bool(select([web], {name: [value]}, all=True, limit=-1, image_of=str,
+        return bool(select([web], {name: [value]}, all=True, limit=-1, images_of=lambda ref: [ref],
                            find=lambda ref: web))  # fmt: skip
 
     assert found("publish", "8080")
@@ -139,7 +141,7 @@ def chosen(all: bool = True, limit: int = -1, **filters: list[str]) -> list[str]
 
     given = {key.replace("_", "-"): value for key, value in filters.items()}
     found = select(ALL, given, all=all, limit=limit,
-                   image_of={"front": "i1"}.get, find=find)  # type: ignore[arg-type]  # fmt: skip
+                   images_of=lambda ref: {"front": ["i1"]}.get(ref, []), find=find)  # fmt: skip
     return [record.name for record in found]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pyengine import timestamps
 from pyengine.engine.model import Container, Status
@@ -28,11 +28,12 @@ def select(
     *,
     all: bool,
     limit: int,
-    image_of: Callable[[str], str],
+    images_of: Callable[[str], Collection[str]],
     find: Callable[[str], Container],
 ) -> list[Container]:
     """Newest first. Values of one filter are alternatives (labels excepted), filters add up.
 
+    ``images_of``: ids of an image and of those that were built upon it.
     Raises ``InvalidParameter`` for a filter or value that does not exist, ``NotFound`` for the
     container that ``before`` or ``since`` names.
     """
@@ -55,7 +56,8 @@ def select(
         for port in filters.get(name, ()):
             if not _PORTS.fullmatch(port):
                 raise InvalidParameter(f"invalid filter '{name}={port}'")
-    images = {image_of(ref) for ref in filters.get("ancestor", ())}
+    ancestors = filters.get("ancestor", ())
+    images = {id for ref in ancestors for id in images_of(ref)}
     before = [timestamps.parse(find(ref).created) for ref in filters.get("before", ())]
     since = [timestamps.parse(find(ref).created) for ref in filters.get("since", ())]
     everything = all or limit > 0 or any(filters.get(name) for name in ("status", "exited"))
@@ -64,7 +66,7 @@ def select(
         alive = record.state.running or record.state.status is Status.RESTARTING
         if not everything and not alive:
             return False
-        if images and record.image not in images:
+        if ancestors and record.image not in images:
             return False
         if before or since:
             created = timestamps.parse(record.created)

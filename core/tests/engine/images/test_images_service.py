@@ -420,6 +420,9 @@ async def test_children_keep_their_parent(world: World) -> None:
     }
     await world.load(archive(files))
     assert [row["Id"] for row in world.images.history("child:1")] == [digest(child), digest(parent)]
+    assert world.images.descendants(digest(parent)) == {digest(parent), digest(child)}
+    assert world.images.descendants("child:1") == {digest(child)}
+    assert world.images.descendants("nobody") == set()
     assert [image.id for image in world.images.list()] == [digest(child)]
     assert len(world.images.list(all=True)) == 2
     with pytest.raises(Conflict, match=r"cannot be forced.*image has dependent child images"):

@@ -147,7 +147,7 @@ class Containers:
     ) -> Sequence[Container]:
         """Newest first; running ones only unless ``all``, a limit or a status filter says more."""
         return select(self._registry.records(), filters or {}, all=all, limit=limit,
-                      image_of=self._image_id, find=self.get)  # fmt: skip
+                      images_of=self._images.descendants, find=self.get)  # fmt: skip
 
     def get(self, ref: str) -> Container:
         return self._registry.record(ref)
@@ -671,12 +671,6 @@ class Containers:
 
     def _storage(self, record: Container) -> StorageDriver:
         return self._bundles.storage(record)
-
-    def _image_id(self, ref: str) -> str:
-        try:
-            return self._images.get(ref).id
-        except EngineError:
-            return ""
 
 
 def _check_platform(ref: str, image: Image, wanted: Platform) -> None:

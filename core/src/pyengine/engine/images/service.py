@@ -16,7 +16,7 @@ import asyncio
 import builtins
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -234,6 +234,18 @@ class Images:
             row["Id"], row["Tags"] = ancestor.id, ancestor.repo_tags or None
             ancestor = self._images.get(ancestor.parent)
         return rows
+
+    def descendants(self, ref: str) -> Collection[str]:
+        """Ids of the image and of all that were built upon it here; none if it does not exist."""
+        try:
+            found = {self.get(ref).id}
+        except EngineError:
+            return set()
+        seen = 0
+        while len(found) > seen:
+            seen = len(found)
+            found |= {image.id for image in self._images.values() if image.parent in found}
+        return found
 
     def layers_size(self) -> int:
         """Bytes of all layers of images, each once (``LayersSize`` of ``system df``)."""

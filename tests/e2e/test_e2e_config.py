@@ -68,6 +68,7 @@ def test_containers(engine_with: Any) -> None:
     engine.docker("create", "--name", "made", "busybox")
     inspected = engine.inspect("made")["HostConfig"]
     assert inspected["IpcMode"] == "shareable"
+    assert inspected["Ulimits"] == [{"Name": "nofile", "Hard": 200, "Soft": 100}]
     assert Path(f"/proc/{engine.pid}/oom_score_adj").read_text().strip() == "10"
     info = json.loads(engine.out("info", "-f", "json"))
     assert (info["Labels"], info["CgroupDriver"]) == (["a=b"], "cgroupfs")

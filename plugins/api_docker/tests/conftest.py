@@ -203,6 +203,9 @@ class FakeContainers:
     def links(self, ref: str) -> None:
         return None
 
+    def ulimits(self, ref: str) -> None:
+        return None
+
     def exec_ids(self, ref: str) -> Words:
         return []
 

@@ -33,6 +33,7 @@ def inspect(container: Any, version: int = 45) -> Any:
         graph={"Name": "x", "Data": {}},
         exec_ids=[],
         links=None,
+        ulimits=None,
         directory=Path("/c"),
         log_path="",
     )

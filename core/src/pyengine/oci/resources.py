@@ -26,17 +26,21 @@ def from_host_config(host: HostConfig) -> dict[str, Any]:
     return found
 
 
-def rlimits(host: HostConfig, defaults: Mapping[str, Ulimit]) -> list[dict[str, Any]]:
-    """The container's, then those of the engine's defaults that it does not set."""
+def ulimits(host: HostConfig, defaults: Mapping[str, Ulimit]) -> dict[str, Ulimit]:
+    """By name: the container's, then those of the engine's defaults that it does not set."""
     own = {limit.name.lower(): limit for limit in host.ulimits or ()}
-    merged = {**own, **{name: limit for name, limit in defaults.items() if name not in own}}
+    return {**own, **{name: limit for name, limit in defaults.items() if name not in own}}
+
+
+def rlimits(host: HostConfig, defaults: Mapping[str, Ulimit]) -> list[dict[str, Any]]:
+    """:func:`ulimits` as ``process.rlimits``."""
     return [
         {
             "type": "RLIMIT_" + name.upper(),
             "soft": limit.soft & _UNSIGNED,
             "hard": limit.hard & _UNSIGNED,
         }
-        for name, limit in merged.items()
+        for name, limit in ulimits(host, defaults).items()
     ]
 
 

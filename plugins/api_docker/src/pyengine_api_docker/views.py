@@ -27,6 +27,7 @@ from pyengine.engine.model import (
     PortBinding,
     State,
     Status,
+    Ulimit,
 )
 from pyengine.engine.networks.records import clear
 from pyengine_api_docker.durations import human
@@ -247,12 +248,13 @@ def inspect(
     graph: Mapping[str, Any],
     exec_ids: Sequence[str],
     links: Sequence[str] | None,
+    ulimits: Sequence[Ulimit] | None,
     directory: Path,
     log_path: str,
     sinks: Sequence[SinkStatus] = (),
     size: tuple[int, int] | None = None,
 ) -> Body:
-    """``GET /containers/{id}/json``. ``links``: as Docker shows them.
+    """``GET /containers/{id}/json``. ``links``, ``ulimits``: as Docker shows them.
     ``directory``: where its hosts, hostname and resolv.conf are. ``log_path``: of a log
     that others may read. ``sinks``: where its log goes beside or instead of staying here;
     ``LogSinks`` is ours, and only there if there are some. ``size``: (SizeRw, SizeRootFs) when
@@ -274,7 +276,8 @@ def inspect(
         "ProcessLabel": container.process_label,
         "AppArmorProfile": container.apparmor_profile,
         "ExecIDs": list(exec_ids) or None,
-        "HostConfig": host_config(container.host_config) | {"Links": links},
+        "HostConfig": host_config(container.host_config)
+        | {"Links": links, "Ulimits": msgspec.to_builtins(ulimits)},
         "GraphDriver": graph,
     }
     if size is not None:

@@ -55,6 +55,7 @@ from pyengine.engine.model import (
     MountPoint,
     NetworkingConfig,
     Status,
+    Ulimit,
 )
 from pyengine.engine.networks.ports import host_ports, parse_port
 from pyengine.engine.prune import PruneFilters, Turn
@@ -74,7 +75,7 @@ from pyengine.oci import devicerequests, platforms, security
 from pyengine.oci.cdi import Devices
 from pyengine.oci.facts import HostFacts
 from pyengine.oci.image import Platform, parse_platform
-from pyengine.oci.resources import from_host_config
+from pyengine.oci.resources import from_host_config, ulimits
 from pyengine.oci.spec import EngineOptions
 from pyengine.oci.validate import adapt, check_resources, check_settings
 from pyengine.state.database import Change as RecordChange
@@ -191,6 +192,11 @@ class Containers:
         """Those that run, and the paths of their cgroups."""
         running = (live.record for live in self._registry if live.shim is not None)
         return [(record, self._bundles.cgroup(record)) for record in running]
+
+    def ulimits(self, ref: str) -> Sequence[Ulimit] | None:
+        """``HostConfig.Ulimits`` of inspect: with the engine's defaults."""
+        host, defaults = self.get(ref).host_config, self._options.default_ulimits
+        return [*ulimits(host, defaults).values()] if defaults else host.ulimits
 
     def names_directory(self, ref: str) -> Path:
         """Where the container's hosts, hostname and resolv.conf are."""

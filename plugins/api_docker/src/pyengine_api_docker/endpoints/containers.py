@@ -90,6 +90,7 @@ async def inspect(call: Call) -> web.StreamResponse:
             graph=engine.containers.graph(container.id),
             exec_ids=engine.containers.exec_ids(container.id),
             links=engine.containers.links(container.id),
+            ulimits=engine.containers.ulimits(container.id),
             directory=engine.containers.names_directory(container.id),
             log_path=engine.containers.log_path(container.id),
             sinks=engine.log_sinks.status(container),

@@ -94,24 +94,6 @@ def test_exit_codes(docker: Docker, words: tuple[str, ...], code: int, says: str
     assert says in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        (("nonesuch",), 127),
-        (("/no/such",), 127),
-        (("/etc/passwd",), 126),
-        (("/etc",), 126),
-        (("-u", "nonesuch", "true"), 126),
-        (("sh", "-c", "exit 7"), 7),
-    ],
-)
-def test_exit_codes_of_execs(docker: Docker, words: tuple[str, ...], code: int) -> None:
-    name = docker.up("--network", "none", "busybox", "sleep", "60")
-    at = words.index("true") if "true" in words else 0
-    done = docker("exec", *words[:at], name, *words[at:], check=False)
-    assert done.returncode == code, (done.stdout, done.stderr)
-
-
 def test_a_command_that_cannot_run_leaves_a_container_that_says_so(docker: Docker) -> None:
     name = docker.name()
     docker.fails("run", "--name", name, "busybox", "nonesuch", code=127, says="nonesuch")

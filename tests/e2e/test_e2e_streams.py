@@ -351,20 +351,24 @@ def test_exec(docker: Docker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "code", "says"),
     [
-        (("NAME", "nonesuch"), 'exec: "nonesuch": executable file not found in $PATH'),
-        (("NAME", "/etc/passwd"), 'exec: "/etc/passwd": permission denied'),
-        (("-u", "ghost", "NAME", "id"), "unable to find user ghost"),
-        (("-w", "/nonesuch", "NAME", "id"), "/nonesuch"),
+        (("NAME", "nonesuch"), 127, 'exec: "nonesuch": executable file not found in $PATH'),
+        (("NAME", "/no/such"), 127, "stat /no/such: no such file or directory"),
+        (("NAME", "/etc/passwd"), 126, 'exec: "/etc/passwd": permission denied'),
+        (("NAME", "/etc"), 126, 'exec: "/etc": is a directory'),
+        (("-u", "ghost", "NAME", "id"), 126, "unable to find user ghost"),
+        (("-w", "/nonesuch", "NAME", "id"), 127, "/nonesuch"),
     ],
 )
-def test_an_exec_that_cannot_run(docker: Docker, words: tuple[str, ...], says: str) -> None:
+def test_an_exec_that_cannot_run(
+    docker: Docker, words: tuple[str, ...], code: int, says: str
+) -> None:
     name = docker.up("busybox", "sleep", "60")
     done = docker("exec", *(name if w == "NAME" else w for w in words), check=False)
     # dockerd's: what the runtime says comes in the stream.
     assert says in done.stdout + done.stderr
-    assert done.returncode == 126
+    assert done.returncode == code
 
 
 def capabilities(of: Callable[..., str]) -> int:

@@ -144,3 +144,43 @@ case(
     docker("network ls -q --filter name=cmp-q"),
     docker("network create default"),
 )
+
+case(
+    "odd-endpoints",
+    quiet("network create --subnet 10.96.0.0/24 cmp-n"),
+    quiet(f"run -d --name cmp-a compare {SLEEP}"),
+    *(
+        step
+        for settings in (
+            {"IPAMConfig": {"IPv4Address": "10.98.0.9"}},
+            {"IPAMConfig": {"IPv4Address": "x"}},
+            {"IPAMConfig": {"IPv4Address": "fd00::1"}},
+            {"IPAMConfig": {"IPv6Address": "fd00::9"}},
+            {"IPAMConfig": {"LinkLocalIPs": ["x"]}},
+            {"MacAddress": "02:42:ac:11:00"},
+        )
+        for step in (
+            api(
+                "POST",
+                "/containers/create?name=cmp-b",
+                {
+                    "Image": "compare",
+                    "HostConfig": {"NetworkMode": "cmp-n"},
+                    "NetworkingConfig": {"EndpointsConfig": {"cmp-n": settings}},
+                },
+            ),
+            api(
+                "POST",
+                "/networks/cmp-n/connect",
+                {"Container": "cmp-a", "EndpointConfig": settings},
+            ),
+        )
+    ),
+    api(
+        "POST",
+        "/networks/cmp-n/connect",
+        {"Container": "cmp-a", "EndpointConfig": {"MacAddress": "02-42-AC-11-00-99"}},
+    ),
+    docker("inspect -f '{{(index .NetworkSettings.Networks \"cmp-n\").MacAddress}}' cmp-a"),
+    docker("create --name cmp-c --link cmp-a:b:c compare"),
+)

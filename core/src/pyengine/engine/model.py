@@ -22,6 +22,7 @@ PREDEFINED = ("bridge", "host", "none")
 
 #: Widths that Docker's fields have and Python's numbers do not.
 UInt16 = Annotated[int, Meta(ge=0, le=(1 << 16) - 1)]
+UInt32 = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 UInt64 = Annotated[int, Meta(ge=0)]
 
 
@@ -135,7 +136,7 @@ class VolumeOptions(Wire, omit_defaults=True):
 
 class TmpfsOptions(Wire, omit_defaults=True):
     size_bytes: int = 0
-    mode: int = 0
+    mode: UInt32 = 0
     options: list[list[str]] | None = None
 
 
@@ -171,7 +172,7 @@ class HostConfig(Wire):
     auto_remove: bool = False
     volume_driver: str = ""
     volumes_from: list[str] | None = None
-    console_size: list[int] = field(default_factory=lambda: [0, 0])
+    console_size: list[UInt64] = field(default_factory=lambda: [0, 0])
     annotations: dict[str, str] | None = None
     cap_add: list[str] | None = None
     cap_drop: list[str] | None = None

@@ -52,6 +52,8 @@ def web(**fields: Any) -> Container:
 def test_names_and_aliases() -> None:
     assert split("web") == ("web", "web")
     assert split("/web:/other/db") == ("web", "db")
+    with pytest.raises(InvalidParameter, match="bad format for links: a:b:c"):
+        split("a:b:c")
 
 
 def test_hosts_and_variables_of_the_default_bridge() -> None:

@@ -32,6 +32,8 @@ class Linked(NamedTuple):
 def split(link: str) -> tuple[str, str]:
     """(name of the other, alias) of ``name:alias``; the alias is the name if none is given."""
     name, _, alias = link.partition(":")
+    if ":" in alias:
+        raise InvalidParameter(f"bad format for links: {link}")
     name = name.removeprefix("/")
     return name, alias.rpartition("/")[2] or name
 

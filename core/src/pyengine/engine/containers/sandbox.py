@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.resolv import embedded, has_ipv6
 from pyengine.engine.model import Container, EndpointSettings, EndpointWish, HostConfig
-from pyengine.engine.networks import linknames, linksysctls
+from pyengine.engine.networks import endpointcheck, linknames, linksysctls
 from pyengine.engine.networks.dns.names import Names
 from pyengine.engine.networks.ports import PortAllocator, unpublished
 from pyengine.engine.networks.service import Networks
@@ -36,10 +35,6 @@ if TYPE_CHECKING:
 
 #: ioctl_nsfs(2): what kind of namespace a descriptor is of.
 NS_GET_NSTYPE = 0xB703
-
-_OCTET = "[0-9A-Fa-f]{2}"
-#: A MAC address in any of the notations that there are (IEEE 802, 48 bits).
-_MAC = f"{_OCTET}((:{_OCTET}){{5}}|(-{_OCTET}){{5}}|{_OCTET}(\\.{_OCTET}{_OCTET}){{2}})"
 
 
 class Sandboxes:
@@ -82,11 +77,7 @@ class Sandboxes:
         for name, settings in named.items():
             endpoints[name] = settings or EndpointSettings()
         for name, settings in endpoints.items():
-            if not _is_mac(settings.mac_address):
-                raise InvalidParameter(
-                    f"invalid config for network {name}: invalid MAC address {settings.mac_address}"
-                )
-            self._check(name, settings)
+            self._check(name, settings, f"invalid config for network {name}: ")
         main = endpoints.get(first)
         if main is not None and container.config.mac_address and not main.mac_address:
             main.mac_address = container.config.mac_address
@@ -211,8 +202,6 @@ class Sandboxes:
         """``docker network connect``; with ``netns`` the container runs and gets the link now, and
         without it what it is to get may be said anew."""
         network = self._networks.get(name)
-        if not _is_mac(settings.mac_address):
-            raise InvalidParameter(f"invalid MAC address {settings.mac_address}")
         if netns is not None and network.name in container.networks:
             raise Forbidden(
                 f"endpoint with name {container.name} already exists in network {network.name}"
@@ -415,19 +404,20 @@ class Sandboxes:
                 "private (none) mode"
             )
 
-    def _check(self, name: str, settings: EndpointSettings) -> None:
+    def _check(self, name: str, settings: EndpointSettings, prefix: str = "") -> None:
         linksysctls.parse(settings)
         linknames.parse(settings)
-        try:
+        network = None
+        with contextlib.suppress(NotFound):
             network = self._networks.get(name)
-        except NotFound:
+        try:
+            endpointcheck.normalise_mac(settings)
+            if network is not None and settings.ipam_config is not None:
+                endpointcheck.check_addresses(network, settings.ipam_config)
+        except InvalidParameter as error:
+            raise InvalidParameter(f"{prefix}{error.brief}") from None
+        if network is None:
             return
-        config = settings.ipam_config
-        wanted = config and (config.ipv4_address or config.ipv6_address)
-        if wanted and network.predefined:
-            raise InvalidParameter(
-                "user specified IP address is supported on user defined networks only"
-            )
         if settings.aliases and network.predefined:
             raise InvalidParameter(
                 "network-scoped alias is supported only for containers in user defined networks"
@@ -485,11 +475,6 @@ def _open(path: Path) -> int | None:
         pass  # the name is left from before a reboot, or the pin was never made
     os.close(fd)
     return None
-
-
-def _is_mac(text: str) -> bool:
-    """Whether a network card can have this address; empty is for whatever there is."""
-    return not text or re.fullmatch(_MAC, text) is not None
 
 
 def _is_local(address: str) -> bool:

@@ -110,7 +110,11 @@ async def _credentials_of_body(call: Call) -> Credentials:
 async def auth(call: Call) -> web.StreamResponse:
     """Docker does not ask here whether the body says that it is JSON."""
     credentials = gojson.decode(await call.any_body(), Credentials)
-    result = await call.engine.registries.login(credentials)
+    try:
+        result = await call.engine.registries.login(credentials)
+    except Unavailable as error:
+        # as with a pull: this engine is there, and the registry is not
+        raise EngineError(error.brief, error.detail, error.help) from error
     return json({"IdentityToken": result.identity_token, "Status": result.status})
 
 

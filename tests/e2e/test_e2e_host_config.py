@@ -174,8 +174,8 @@ ROWS: dict[str, Row] = {
                    script="ulimit -Sn; ulimit -Hn", out="100\n200"),
     "CpuCount": Row(value=1, warns="linux does not support CPU count. Count discarded."),
     "CpuPercent": Row(value=1, warns="linux does not support CPU percent. Percent discarded."),
-    "IOMaximumIOps": Row(value=1, says="does not support Maximum IO Bandwidth or Maximum IO IOps"),
-    "IOMaximumBandwidth": Row(value=1, says="does not support Maximum IO Bandwidth"),
+    "IOMaximumIOps": Row(value=1, says="not support configuration of maximum IOPs"),
+    "IOMaximumBandwidth": Row(value=1, says="not support configuration of maximum bandwidth"),
     "Mounts": Row(value=[{"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 65536}}],
                   script="grep ' /t ' /proc/mounts", out="size=64k"),
 }  # fmt: skip

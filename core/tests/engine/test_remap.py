@@ -72,6 +72,16 @@ def test_groups_need_ids_as_well(ranges: Write) -> None:
         remap.resolve("daemon", make=False)
 
 
+def test_a_default_user_without_ids_gets_them_later(
+    ranges: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remap, "DEFAULT_USER", "daemon")
+    ranges("other:1:1\n")
+    assert remap.resolve("default", make=False) is None
+    ranges("daemon:7:1\n")
+    assert remap.resolve("default", make=False) is not None
+
+
 def test_the_default_user_that_cannot_be_made(
     ranges: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

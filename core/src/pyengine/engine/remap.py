@@ -48,7 +48,7 @@ def resolve(value: str, *, make: bool) -> IdMaps | None:
     try:
         entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
     except (KeyError, OverflowError):
-        if value == "default":
+        if value == "default" and not make:
             return None  # not made yet
         raise ConfigError(
             f"{_KEY}: there is no user {user!r}", help="name one that is, or say default"
@@ -56,6 +56,8 @@ def resolve(value: str, *, make: bool) -> IdMaps | None:
     _check_group(group or (user if user.isdigit() else entry.pw_name))
     if entry.pw_uid == 0:
         return None
+    if value == "default" and not make and not all(_ids(f, entry) for f in (SUBUID, SUBGID)):
+        return None  # it gets them when the daemon starts
     return IdMaps(_ranges(SUBUID, entry), _ranges(SUBGID, entry))
 
 
@@ -123,13 +125,17 @@ def _check_group(group: str) -> None:
         raise ConfigError(f"{_KEY}: there is no group {group!r}") from None
 
 
-def _ranges(file: Path, user: pwd.struct_passwd) -> tuple[IdMapping, ...]:
+def _ids(file: Path, user: pwd.struct_passwd) -> list[tuple[int, int]]:
+    """(first, how many) of the ranges of ``user``."""
     names = (user.pw_name, str(user.pw_uid))
+    return [(start, count) for name, start, count in _entries(file) if name in names and count]
+
+
+def _ranges(file: Path, user: pwd.struct_passwd) -> tuple[IdMapping, ...]:
     found, inside = [], 0
-    for name, start, count in _entries(file):
-        if name in names and count:
-            found.append(IdMapping(inside, start, count))
-            inside += count
+    for start, count in _ids(file, user):
+        found.append(IdMapping(inside, start, count))
+        inside += count
     if not found:
         raise ConfigError(
             f"{_KEY}: user {user.pw_name!r} has no ids in {file}",
@@ -163,10 +169,10 @@ def _make_default_user() -> None:
             *("useradd", "--system", "--user-group", "--no-create-home", "--shell", shell),
             DEFAULT_USER,
         )
+    user = pwd.getpwnam(DEFAULT_USER)
     for file, flag in ((SUBUID, "--add-subuids"), (SUBGID, "--add-subgids")):
-        entries = _entries(file)
-        if not any(name == DEFAULT_USER for name, _, _ in entries):
-            ends = (start + count for _, start, count in entries)
+        if not _ids(file, user):
+            ends = (start + count for _, start, count in _entries(file))
             first = max(itertools.chain((_FIRST,), ends))
             _run("usermod", flag, f"{first}-{first + _COUNT - 1}", DEFAULT_USER)
 

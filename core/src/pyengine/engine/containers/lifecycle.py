@@ -210,10 +210,13 @@ class Lifecycle:
         await self._resumed(live)
 
     async def _resumed(self, live: Live) -> None:
+        if not live.record.state.paused:
+            return  # what woke it has ended it already
         live.record.state.status = Status.RUNNING
-        await self._registry.save(live)
+        # Before anything that may let its end be told first.
         self._emit(live, "unpause")
         self._hooks.runtime_state_changed(live.record, "paused", "running")
+        await self._registry.save(live)
 
     async def end(self, live: Live) -> None:
         """SIGKILL, whatever its state; returns when it has ended and its network is put away."""

@@ -300,3 +300,16 @@ def test_networks_change_right_after_a_stop(docker: Docker, network: Any) -> Non
         docker("network", "connect", second, name)
         docker("start", name)
         first, second = second, first
+
+
+def test_link_local_addresses(docker: Docker, network: Any) -> None:
+    name = docker.up("--network", network("--ipv6", "--subnet", "fd00:8::/64"),
+                     "--link-local-ip", "169.254.7.7", "--link-local-ip", "fe80::77",
+                     "busybox", "sleep", "1000")  # fmt: skip
+    shown = docker.exec(name, "ip", "addr", "show", "eth0")
+    assert "169.254.7.7/16" in shown
+    assert "fe80::77/64" in shown
+    docker("restart", "-t", "0", name)
+    assert "169.254.7.7/16" in docker.exec(name, "ip", "addr", "show", "eth0")
+    says = "invalid link-local IP address: 169.253.5.5"
+    docker.fails("create", "--link-local-ip", "169.253.5.5", "busybox", code=1, says=says)

@@ -202,11 +202,11 @@ class Sandboxes:
         """``docker network connect``; with ``netns`` the container runs and gets the link now, and
         without it what it is to get may be said anew."""
         network = self._networks.get(name)
+        self._check(network.name, settings)
         if netns is not None and network.name in container.networks:
             raise Forbidden(
                 f"endpoint with name {container.name} already exists in network {network.name}"
             )
-        self._check(network.name, settings)
         self._check_joinable(container, network.name)
         container.wishes[network.name] = EndpointWish(mac=settings.mac_address)
         if netns is not None:

@@ -33,6 +33,12 @@ def normalise_mac(settings: EndpointSettings) -> None:
     settings.mac_address = ":".join(octet.lower() for octet in found.groups() if octet)
 
 
+def link_local(settings: EndpointSettings) -> list[str]:
+    """The link-local addresses that were asked for, with prefix length."""
+    asked = settings.ipam_config.link_local_ips if settings.ipam_config else None
+    return [f"{text}/{64 if ':' in text else 16}" for text in asked or ()]
+
+
 def check_addresses(network: Network, config: EndpointIPAMConfig) -> None:
     """``InvalidParameter`` that tells all that is wrong, in Docker's words; several as a list."""
     mistakes = list(_mistakes(network, config))
@@ -62,7 +68,8 @@ def _mistakes(network: Network, config: EndpointIPAMConfig) -> Iterator[str]:
         elif not any(address is not None and address in subnet for subnet in subnets):
             yield f"no configured subnet or ip-range contain the IP address {text}"
     for text in config.link_local_ips or ():
-        if _address(text) is None:
+        address = _address(text)
+        if address is None or not address.is_link_local:
             yield f"invalid link-local IP address: {text}"
 
 

@@ -34,6 +34,7 @@ from pyengine.engine.events import Events
 from pyengine.engine.model import PREDEFINED, Container, EndpointSettings, EndpointWish
 from pyengine.engine.names import new_id
 from pyengine.engine.networks import ipamcheck
+from pyengine.engine.networks.endpointcheck import link_local
 from pyengine.engine.networks.filters import Filters, select
 from pyengine.engine.networks.firewall import Firewall
 from pyengine.engine.networks.records import (
@@ -359,7 +360,7 @@ class Networks:
             network_id=settings.network_id,
             sandbox_id=container.sandbox_id or container.id,
             interface=interface,
-            addresses=[address for address in addresses if address],
+            addresses=[*filter(None, addresses), *link_local(settings)],
             gateways=list(gateways),
             mac=settings.mac_address,
             options=settings.driver_opts or {},

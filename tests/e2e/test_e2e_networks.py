@@ -174,6 +174,29 @@ def test_a_container_without_ipv6(docker: Docker, network: Any) -> None:
     assert "inet6" not in docker.exec(container, "ip", "address")
 
 
+def test_what_a_container_is_made_like_is_not_asked_for(docker: Docker, network: Any) -> None:
+    """Clients that make a container anew, or one like another, send back all of its endpoints."""
+    name = network("--ipv6", "-o", "com.docker.network.enable_ipv4=false")
+    first, second = docker.up("--network", name, "busybox", "sleep", "60"), docker.name()
+    (shown,) = json.loads(docker.out("inspect", first))
+    endpoint = shown["NetworkSettings"]["Networks"][name] | {"MacAddress": ""}
+    endpoint |= {"IPAddress": "192.0.2.9", "IPPrefixLen": 24, "Gateway": "192.0.2.1"}
+    body = {
+        "Image": "busybox",
+        "Cmd": ["sleep", "60"],
+        "HostConfig": {"NetworkMode": name},
+        "NetworkingConfig": {"EndpointsConfig": {name: endpoint}},
+    }
+    assert docker.engine.api("POST", f"/containers/create?name={second}", body)[0] == 201
+    docker("start", second)
+    (other,) = json.loads(docker.out("inspect", second))
+    found = other["NetworkSettings"]["Networks"][name]
+    assert (found["IPAddress"], found["Gateway"]) == ("", "")
+    assert found["EndpointID"] != endpoint["EndpointID"]
+    assert found["GlobalIPv6Address"] != endpoint["GlobalIPv6Address"]
+    assert "192.0.2" not in docker.exec(second, "ip", "address")
+
+
 def test_names_of_links(docker: Docker, network: Any) -> None:
     """An endpoint names its own; the others get the lowest number that is free."""
     plain, own = network(), network("-o", "com.docker.network.container_iface_prefix=lan")

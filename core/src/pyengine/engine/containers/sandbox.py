@@ -22,6 +22,7 @@ from pyengine.engine.model import Container, EndpointSettings, EndpointWish, Hos
 from pyengine.engine.networks import endpointcheck, linknames, linksysctls
 from pyengine.engine.networks.dns.names import Names
 from pyengine.engine.networks.ports import PortAllocator, unpublished
+from pyengine.engine.networks.records import keep_wishes
 from pyengine.engine.networks.service import Networks
 from pyengine.engine.threads import on_thread
 from pyengine.engine.timings import NETWORK_ACTIONS, timed
@@ -63,19 +64,21 @@ class Sandboxes:
         mode = container.host_config.network_mode
         if mode.startswith("container:") or container.config.network_disabled:
             return {}
-        named = {self._name(name): settings for name, settings in asked.items()}
+        named = {
+            self._name(name): keep_wishes(settings or EndpointSettings())
+            for name, settings in asked.items()
+        }
         first = self._name(mode)
         endpoints = {}
         # Where networks are listed the mode says which one is asked for first, and adds none.
         if first in named or not named:
-            endpoints[first] = named.pop(first, None) or EndpointSettings()
+            endpoints[first] = named.pop(first, EndpointSettings())
         if first in ("host", "none") and named:
             raise InvalidParameter(
                 f"container cannot be connected to network {next(iter(named))}: "
                 f"it is on the {first} network"
             )
-        for name, settings in named.items():
-            endpoints[name] = settings or EndpointSettings()
+        endpoints |= named
         for name, settings in endpoints.items():
             self._check(name, settings, f"invalid config for network {name}: ")
         main = endpoints.get(first)
@@ -202,6 +205,7 @@ class Sandboxes:
         """``docker network connect``; with ``netns`` the container runs and gets the link now, and
         without it what it is to get may be said anew."""
         network = self._networks.get(name)
+        keep_wishes(settings)
         self._check(network.name, settings)
         if netns is not None and network.name in container.networks:
             raise Forbidden(

@@ -123,3 +123,12 @@ def clear(settings: EndpointSettings) -> None:
     settings.ip_prefix_len = settings.global_ipv6_prefix_len = 0
     settings.mac_address = ""
     settings.dns_names = None
+
+
+def keep_wishes(settings: EndpointSettings) -> EndpointSettings:
+    """``settings`` of a request with nothing but what can be asked for: clients that make a
+    container as another one is send all that inspect says of it."""
+    mac = settings.mac_address
+    clear(settings)
+    settings.network_id, settings.mac_address = "", mac
+    return settings

@@ -264,14 +264,15 @@ def test_who_shares_a_network_has_its_names(docker: Docker, network: Any) -> Non
 
 
 def test_a_restart_keeps_address_and_mac(docker: Docker, network: Any) -> None:
-    name, mac = network("--ipv6", "--subnet", "fd00:9::/64"), "02:42:00:00:00:99"
+    mac = "02:42:00:00:00:99"
+    name = network("--ipv6", "--subnet", "fd00:9::/64", "--subnet", "10.212.0.0/24")
     field = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{.GlobalIPv6Address}} "
     field += "{{.MacAddress}}{{end}}"
+    other = docker.up("--network", name, "busybox", "sleep", "1000")
     kept = docker.up("--network", name, "--mac-address", mac, "busybox", "sleep", "1000")
     before = docker.state(kept, field)
     assert before.endswith(mac)
-    docker("stop", "-t", "0", kept)
-    docker.up("--network", name, "busybox", "sleep", "1000")
+    docker("stop", "-t", "0", kept, other)
     docker("start", kept)
     assert docker.state(kept, field) == before
     assert mac in docker.exec(kept, "ip", "link", "show", "eth0")
@@ -336,3 +337,11 @@ def test_link_local_addresses(docker: Docker, network: Any) -> None:
     assert "169.254.7.7/16" in docker.exec(name, "ip", "addr", "show", "eth0")
     says = "invalid link-local IP address: 169.253.5.5"
     docker.fails("create", "--link-local-ip", "169.253.5.5", "busybox", code=1, says=says)
+
+
+def test_subnets_are_shown_ipv4_first(docker: Docker, network: Any) -> None:
+    name = network("--ipv6", "--subnet", "fd00:7::/64", "--subnet", "10.211.0.0/16",
+                   "--ip-range", "10.211.5.0/24", "--gateway", "10.211.5.254")  # fmt: skip
+    shown = json.loads(docker.out("network", "inspect", "-f", "{{json .IPAM.Config}}", name))
+    assert [config["Subnet"] for config in shown] == ["10.211.0.0/16", "fd00:7::/64"]
+    assert (shown[0]["IPRange"], shown[0]["Gateway"]) == ("10.211.5.0/24", "10.211.5.254")

@@ -509,7 +509,9 @@ class Networks:
         ipam, calls = self._ipam(network)
         avoid = await asyncio.to_thread(host_routes, request.interface)
         avoid += [pool.subnet for n in self._records.values() for pool in n.pools]
-        wanted = [item for item in request.ipam if network.ipv4 or _is_v6(item.subnet)]
+        # IPv4 comes first, whatever the order is in which they were named.
+        named = sorted(request.ipam, key=lambda item: _is_v6(item.subnet))
+        wanted = [item for item in named if network.ipv4 or _is_v6(item.subnet)]
         if network.ipv4 and not any(not _is_v6(item.subnet) for item in wanted):
             wanted.insert(0, IpamConfig())
         if network.ipv6 and not any(_is_v6(item.subnet) for item in wanted):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import posixpath
 import shutil
@@ -45,6 +46,8 @@ from pyengine.oci.cdi import Devices
 from pyengine.oci.mounts import ResolvedMount, tmpfs_options
 from pyengine.oci.spec import HOST, EngineOptions, Namespaces, SpecInput, build
 from pyengine.supervisor.records import Launch
+
+log = logging.getLogger(__name__)
 
 
 class Files(msgspec.Struct, frozen=True):
@@ -175,7 +178,10 @@ class Bundles:
     def update_links(self, container: Container) -> None:
         """Tell running containers that are linked to it the address that it has now."""
         for record, alias, address in told(container, self._registry.records()):
-            readdress(self.files(record).hosts, alias, address)
+            try:
+                readdress(self.files(record).hosts, alias, address)
+            except OSError as error:  # which is no reason not to start this one
+                log.warning("container %s: its hosts file stays: %s", record.id[:12], error)
 
     def storage(self, container: Container) -> StorageDriver:
         driver = self._drivers.get(Kind.STORAGE, container.drivers.get("storage", ""))

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from pyengine import sizes
 from pyengine.engine.units import parse_size
 from pyengine.errors import InvalidParameter, Unsupported
 from pyengine.linux import projectquota
@@ -24,13 +25,12 @@ from pyengine.linux.mountinfo import filesystem_of
 #: from 1 and from 1048577; the upper half is systemd's.
 FIRST_PROJECT = 1 << 30
 LAST_PROJECT = (1 << 31) - 1
-_LARGEST = 1 << 62
 
 
 def layer_size(text: str) -> int:
     """Bytes of an option ``size``; 0 is no limit. ``InvalidParameter`` in Docker's words."""
     size = parse_size(text)
-    if size > _LARGEST:
+    if size >= sizes.LARGEST:
         raise InvalidParameter(f"invalid size: '{text}'")
     return size
 

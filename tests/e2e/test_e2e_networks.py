@@ -345,3 +345,12 @@ def test_subnets_are_shown_ipv4_first(docker: Docker, network: Any) -> None:
     shown = json.loads(docker.out("network", "inspect", "-f", "{{json .IPAM.Config}}", name))
     assert [config["Subnet"] for config in shown] == ["10.211.0.0/16", "fd00:7::/64"]
     assert (shown[0]["IPRange"], shown[0]["Gateway"]) == ("10.211.5.0/24", "10.211.5.254")
+
+
+def test_ports_are_not_published_on_internal_networks(docker: Docker, network: Any) -> None:
+    inside, outside = network("--internal"), network()
+    name = docker.up("--network", inside, "-p", "18471:80", "busybox", "sleep", "1000")
+    ports = "{{json .NetworkSettings.Ports}}"
+    assert json.loads(docker.state(name, ports)).get("80/tcp") is None
+    docker("network", "connect", outside, name)
+    assert docker.out("port", name, "80").splitlines()[0] == "0.0.0.0:18471"

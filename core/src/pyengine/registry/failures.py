@@ -211,8 +211,10 @@ def _parse(body: bytes) -> tuple[str, str] | None:
     if not isinstance(errors, list) or not errors or not isinstance(errors[0], dict):
         details = found.get("details")
         return ("UNAUTHORIZED", details) if isinstance(details, str) and details else None
-    code = str(errors[0].get("code") or "UNKNOWN")
-    return code, str(errors[0].get("message") or CODES.get(code, "unknown error"))
+    # In any case of letters, as Go's decoder reads names.
+    first = {str(key).lower(): value for key, value in errors[0].items()}
+    code = str(first.get("code") or "UNKNOWN")
+    return code, str(first.get("message") or CODES.get(code, "unknown error"))
 
 
 def retry_after(value: str) -> float | None:

@@ -258,6 +258,9 @@ class Session:
             text = f'{method.title()} "{url}": {refusal}'
             raise Failure(text, code="UNAUTHORIZED") from refusal
         except Failure as failure:
+            if failure.unreachable and not new:
+                self._greeted = False
+                return await self._authorization(method, url, scopes, await self._greet())
             if 400 <= failure.status < 500 and not failure.temporary:
                 text = f'{method.title()} "{url}": {failure.text}'
                 raise Failure(text, code="UNAUTHORIZED") from failure

@@ -338,8 +338,9 @@ class Sandboxes:
         return sorted(self._networks.attached(container), key=rank)
 
     def _main_network(self, container: Container) -> str:
-        """The network on which its ports are published."""
-        return next(iter(self._ranked(container)), "")
+        """The network on which its ports are published; "": nobody outside is to reach it."""
+        first = next(iter(self._ranked(container)), "")
+        return "" if first and self._networks.get(first).internal else first
 
     def _gateways(self, container: Container) -> dict[str, list[str]]:
         """Through which networks what goes elsewhere is sent: name -> gateways. One network serves
@@ -360,6 +361,9 @@ class Sandboxes:
     async def _move_ports(self, container: Container) -> None:
         """Published ports lead to the main network, whichever that is by now."""
         before, main = container.published_on, self._main_network(container)
+        host = container.host_config
+        if main and not container.published and (host.port_bindings or host.publish_all_ports):
+            await self._publish(container)  # so far it was on internal networks alone
         if not container.published or main == before:
             return
         if before in container.networks:

@@ -105,20 +105,23 @@ class PlainWriter(LogWriter):
         return self.lost
 
 
-def files(path: Path) -> list[Path]:
-    """Newest first, as they must be read: a rotation moves them the same way."""
-    rotated = [one for one in path.parent.glob(path.name + ".*") if one.suffix[1:].isdigit()]
-    last = max((int(one.suffix[1:]) for one in rotated), default=0)
-    return [path, *(Path(f"{path}.{number}") for number in range(1, last + 2))]
+def contents(path: Path) -> Iterator[bytes]:
+    """Of all files, the newest first, as they must be read: a rotation moves them the same way,
+    and there may be more of them at the end than there were at the beginning."""
+    number = absent = 0
+    while absent < 3:
+        file = Path(f"{path}.{number}") if number else path
+        number += 1
+        try:
+            yield file.read_bytes()
+            absent = 0
+        except FileNotFoundError:
+            absent += 1
 
 
 def load(path: Path, after: int = 0) -> list[Record]:
     found: dict[int, Record] = {}
-    for file in files(path):
-        try:
-            content = file.read_bytes()
-        except FileNotFoundError:
-            continue
+    for content in contents(path):
         here = []
         for line in content[: content.rfind(b"\n") + 1].splitlines():
             try:
@@ -193,7 +196,7 @@ class PlainDriver(LoggingDriver):
         return self.reader_class(path, query)
 
     def remove(self, path: Path) -> None:
-        for file in files(path):
+        for file in [path, *path.parent.glob(path.name + ".*")]:
             file.unlink(missing_ok=True)
 
 

@@ -104,7 +104,7 @@ def test_networks_that_users_made_have_names_instead(docker: Docker, network: st
     docker.up("--network", network, "--link", f"{later}:db", "busybox", "sleep", "1000",
               name=linker)  # fmt: skip
     docker.up("--network", network, "busybox", "sleep", "1000", name=later)
-    assert "db" not in docker.exec(linker, "cat", "/etc/hosts")
+    assert "db" not in docker.exec(linker, "cat", "/etc/hosts").split()
     address = docker.out(
         "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", later
     )

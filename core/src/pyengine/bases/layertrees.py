@@ -39,7 +39,7 @@ from pyengine.faults import failpoint
 from pyengine.linux import idmaps, syscalls
 from pyengine.linux.idmaps import IdMaps
 from pyengine.linux.mountinfo import mounts
-from pyengine.linux.mounts import attach, bind_tree
+from pyengine.linux.mounts import attach_at, bind_tree
 
 _INIT = "-init"
 _EMPTY = "empty"
@@ -173,11 +173,7 @@ class LayerTrees(StorageDriver):
                 syscalls.mount_setattr(view, syscalls.MOUNT_ATTR_RDONLY)
             if id_maps is not None:
                 idmaps.show_through(view, id_maps)
-            place = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                attach(view, place)
-            finally:
-                os.close(place)
+            attach_at(view, target)
         finally:
             os.close(view)
 

@@ -32,11 +32,12 @@ from pyengine.engine.containers.healthchecks import HealthChecks
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes
 from pyengine.engine.containers.logchoice import LogChoices
 from pyengine.engine.containers.oom import OutOfMemory
+from pyengine.engine.containers.planning import Defaults, Planner
 from pyengine.engine.containers.registry import Registry
 from pyengine.engine.containers.removal import Removals
 from pyengine.engine.containers.runtimes import Runtimes
 from pyengine.engine.containers.sandbox import Sandboxes
-from pyengine.engine.containers.service import Containers, Defaults
+from pyengine.engine.containers.service import Containers
 from pyengine.engine.events import Events
 from pyengine.engine.images import layers as layers_module
 from pyengine.engine.images.commit import Commits
@@ -497,10 +498,14 @@ class Engine:
         default_log = config.log_drivers() or self.drivers.default(Kind.LOGGING)
         logs = LogChoices(self.drivers, default_log, config.log_opts)
         logs.plan("", {})  # what is wrong with the default is wrong with the engine
+        planner = Planner(
+            self._registry, bundles, sandboxes, self.volumes, self.drivers, self.hooks, host,
+            options, self._defaults, runtimes, logs,
+        )  # fmt: skip
         self.containers = Containers(
             self._registry, self.lifecycle, removals, bundles, sandboxes, self.images,
             self.volumes, self.usage, self.drivers, self.calls, self.events, self.hooks, host,
-            options, self._defaults, runtimes, logs,
+            options, planner,
         )  # fmt: skip
         self.commits = Commits(
             self._registry, self.lifecycle, bundles, self.images, self.calls, self.events

@@ -67,7 +67,7 @@ def check_host(maps: IdMaps, data_root: Path, storage: StorageDriver) -> None:
     if StorageCapability.ID_MAPS not in storage.capabilities():
         raise Unavailable(
             f"{_KEY}: storage driver {storage.name} cannot show layers to user namespaces here",
-            "overlay2 can from Linux 5.19 on",
+            "it or this kernel is too old for that",
             help,
         )
     if not idmaps.can_show(data_root, maps):

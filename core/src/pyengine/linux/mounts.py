@@ -179,6 +179,15 @@ def attach(tree: int, target: int) -> None:
     sys.move_mount(tree, "", target, "", flags)
 
 
+def attach_at(tree: int, path: str) -> None:
+    """Attach a detached mount onto the directory at ``path``, which nobody else changes."""
+    target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        attach(tree, target)
+    finally:
+        os.close(target)
+
+
 def adorn(tree: int, options: Options, default_propagation: int = 0) -> None:
     """Give a detached bind its attributes and propagation before anybody can see it."""
     for flag, recursive in options.propagation or ():

@@ -131,11 +131,7 @@ def _put_together(root: int, grafts: Sequence[Graft], read_only: bool) -> int:
         sys.mount(None, "/", None, sys.MS_REC | sys.MS_PRIVATE)
         stage = mounts.new_filesystem("tmpfs", "view", (("mode", "700"),))
         try:
-            above = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                mounts.attach(stage, above)
-            finally:
-                os.close(above)
+            mounts.attach_at(stage, "/")
             # Our own empty directory becomes the root, and all of the host's mounts go: else they
             # would be held busy here for as long as a client takes to read.
             os.fchdir(stage)

@@ -235,18 +235,13 @@ def make_directory(path: Path, mode: int = 0o755, uid: int = 0) -> None:
     os.chown(path, uid, uid)
 
 
-def run_killed(life: Callable[[], None], place: Path, step: int) -> int:
-    """Run ``life`` in a child that dies at its ``step``-th failpoint (0: never); steps it took."""
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    (place / "kill").write_text(f"kit {step}")
+def in_child(work: Callable[[], object]) -> int:
+    """``work()`` in a forked child; how it ended, as waitpid(2) has it, 0 for well."""
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            faults._directory = str(place)
-            faults.set_role("kit")
-            life()
+            work()
             status = 0
         except BaseException:
             import traceback
@@ -254,7 +249,21 @@ def run_killed(life: Callable[[], None], place: Path, step: int) -> int:
             traceback.print_exc()
         finally:
             os._exit(status)
-    _, status = os.waitpid(pid, 0)
+    return os.waitpid(pid, 0)[1]
+
+
+def run_killed(life: Callable[[], None], place: Path, step: int) -> int:
+    """Run ``life`` in a child that dies at its ``step``-th failpoint (0: never); steps it took."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    (place / "kill").write_text(f"kit {step}")
+
+    def live() -> None:
+        faults._directory = str(place)
+        faults.set_role("kit")
+        life()
+
+    status = in_child(live)
     if step == 0:
         assert status == 0, "the calls succeed when nobody kills them"
     else:

@@ -13,7 +13,7 @@ import pytest
 from pyengine.contracts.storage import Change, ChangeKind, LayerRecord, StorageCapability
 from pyengine.linux import idmaps, syscalls
 from pyengine.linux.idmaps import IdMapping, IdMaps
-from pyengine.testing.storage_bench import Bench, directory, file
+from pyengine.testing.storage_bench import Bench, directory, file, in_child
 
 MAPS = IdMaps((IdMapping(0, 200000, 5000),), (IdMapping(0, 300000, 5000),))
 
@@ -143,21 +143,12 @@ def _inside(merged: Path, work: Callable[[], object]) -> None:
     """``work()`` in ``merged`` as root of a user namespace with :data:`MAPS`, who cannot go
     there by its path."""
     namespace = idmaps.namespace(MAPS)
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.chdir(merged)
-            syscalls.setns(namespace, syscalls.CLONE_NEWUSER)
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
-            work()
-            status = 0
-        except BaseException:
-            import traceback
 
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(pid, 0)
-    assert status == 0, "root of the user namespace was refused"
+    def enter() -> None:
+        os.chdir(merged)
+        syscalls.setns(namespace, syscalls.CLONE_NEWUSER)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        work()
+
+    assert in_child(enter) == 0, "root of the user namespace was refused"

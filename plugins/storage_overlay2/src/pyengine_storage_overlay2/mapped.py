@@ -57,11 +57,7 @@ class MappedLayers:
         try:
             idmaps.show_through(tree, maps)
             syscalls.mount_setattr(tree, propagation=syscalls.MS_PRIVATE)
-            target = os.open(f"{self._root}/{view}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                mounts.attach(tree, target)
-            finally:
-                os.close(target)
+            mounts.attach_at(tree, f"{self._root}/{view}")
         finally:
             os.close(tree)
 

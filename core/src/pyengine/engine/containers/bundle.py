@@ -35,6 +35,7 @@ from pyengine.engine.containers.resolv import (
 )
 from pyengine.engine.logsinks import LogSinks
 from pyengine.engine.model import Container, EndpointSettings, HostConfig, MountPoint
+from pyengine.engine.threads import on_thread
 from pyengine.engine.volumes import Volumes
 from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound
 from pyengine.faults import failpoint
@@ -438,7 +439,9 @@ class Bundles:
                 destination=point.destination,
                 source=self._inside(path, subpath, user or container.id) if subpath else str(path),
                 writable=point.rw,
-                id_mapped=self._mappable(path, container.id_maps),
+                # Not here: the volume's server may not answer.
+                id_mapped=container.id_maps is not None
+                and await on_thread("volume", self._mappable, path, container.id_maps),
             )
         if point.type == "image":
             path = await self._mount(container, point.layer)

@@ -11,37 +11,33 @@ from collections.abc import (
     Callable,
     Iterable,
     Mapping,
-    MutableSequence,
     Sequence,
 )
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import msgspec
-
 from pyengine import timestamps
 from pyengine.archive import Whiteouts, pack
 from pyengine.contracts.base import Kind
-from pyengine.contracts.logging import LogChunk, LogQuery, record_attributes
+from pyengine.contracts.logging import LogChunk, LogQuery
 from pyengine.contracts.runtime import RuntimeStats
 from pyengine.contracts.storage import Change, StorageDriver
 from pyengine.contracts.volume import VolumeRecord
 from pyengine.drivers import Drivers
-from pyengine.engine import names, remap
+from pyengine.engine import names
 from pyengine.engine.calls import DriverCalls
-from pyengine.engine.containers import health, imagemounts, links, mounts, updates
+from pyengine.engine.containers import imagemounts, links, mounts, updates
 from pyengine.engine.containers.attachments import PendingAttachment
-from pyengine.engine.containers.bundle import Bundles, check_tmpfs
+from pyengine.engine.containers.bundle import Bundles
 from pyengine.engine.containers.lifecycle import Lifecycle, attributes, signal_number
-from pyengine.engine.containers.logchoice import LogChoices, names_of
+from pyengine.engine.containers.logchoice import names_of
 from pyengine.engine.containers.logs import follow_log
 from pyengine.engine.containers.merging import merge_image
+from pyengine.engine.containers.planning import Planner, volume_driver
 from pyengine.engine.containers.populate import populate
 from pyengine.engine.containers.processes import top
 from pyengine.engine.containers.registry import TABLE, Live, Registry
 from pyengine.engine.containers.removal import Removals
-from pyengine.engine.containers.resolv import check_extra_hosts
-from pyengine.engine.containers.runtimes import Runtimes
 from pyengine.engine.containers.sandbox import Sandboxes
 from pyengine.engine.events import Events
 from pyengine.engine.filters import Filters, select
@@ -51,13 +47,10 @@ from pyengine.engine.model import (
     ContainerConfig,
     EndpointSettings,
     HostConfig,
-    LogConfig,
-    MountPoint,
     NetworkingConfig,
     Status,
     Ulimit,
 )
-from pyengine.engine.networks.ports import host_ports, parse_port
 from pyengine.engine.prune import PruneFilters, Turn
 from pyengine.engine.threads import on_thread
 from pyengine.engine.timings import CONTAINER_ACTIONS, timed
@@ -71,29 +64,17 @@ from pyengine.errors import (
     Unsupported,
 )
 from pyengine.hooks.manager import Hooks
-from pyengine.oci import devicerequests, platforms, security
-from pyengine.oci.cdi import Devices
+from pyengine.oci import platforms
 from pyengine.oci.facts import HostFacts
 from pyengine.oci.image import Platform, parse_platform
 from pyengine.oci.resources import from_host_config, ulimits
 from pyengine.oci.spec import EngineOptions
-from pyengine.oci.validate import adapt, check_resources, check_settings
-from pyengine.state.database import Change as RecordChange
 from pyengine.state.database import Delete, Put
 from pyengine.supervisor.records import Step
 
 if TYPE_CHECKING:
     from pyengine.engine.images.service import Images
     from pyengine.supervisor.client import Attachment
-
-
-class Defaults(msgspec.Struct):
-    """What the daemon's configuration says where a container says nothing; it may say something
-    else later."""
-
-    ipc_mode: str = "private"
-    cgroupns_mode: str = ""
-    devices: Devices = msgspec.field(default_factory=Devices)
 
 
 WAIT_CONDITIONS = frozenset({"not-running", "next-exit", "removed"})
@@ -118,9 +99,7 @@ class Containers:
         hooks: Hooks,
         facts: HostFacts,
         options: EngineOptions,
-        defaults: Defaults,
-        runtimes: Runtimes,
-        logs: LogChoices,
+        planner: Planner,
     ) -> None:
         self._registry = registry
         self._lifecycle = lifecycle
@@ -137,9 +116,7 @@ class Containers:
         self._hooks = hooks
         self._facts = facts
         self._options = options
-        self._defaults = defaults
-        self._runtimes = runtimes
-        self._logs = logs
+        self._planner = planner
 
     # -- look-ups ------------------------------------------------------------------------------
 
@@ -249,8 +226,8 @@ class Containers:
             _check_platform(config.image, image, parse_platform(platform))
         self._hooks.security_admit_image(config.image, image.id)
         merge_image(config, image.config)
-        warnings = self._validate(config, host)
-        record = self._record(name, config, host, image)
+        warnings = self._planner.check(config, host)
+        record = self._planner.record(name, config, host, image)
         record.networks = self._sandboxes.plan(record, networking.endpoints_config or {})
         record.mounts = mounts.resolve(
             config,
@@ -266,8 +243,8 @@ class Containers:
         try:
             mounts.check_sources([p for p in record.mounts if not _creates(p)])
             for point in record.mounts:
-                await self._drivers.use(Kind.VOLUME, _volume_driver(point))
-            changes = self._plan_volumes(record, made)
+                await self._drivers.use(Kind.VOLUME, volume_driver(point))
+            changes = self._planner.volumes(record, made)
             if changes:
                 # Anonymous volumes are nobody's without the container: a crash takes both.
                 record.phase = "creating"
@@ -557,121 +534,6 @@ class Containers:
 
     # -- inside --------------------------------------------------------------------------------
 
-    def _validate(self, config: ContainerConfig, host: HostConfig) -> Sequence[str]:
-        if not (config.entrypoint or config.cmd):
-            raise InvalidParameter("no command specified")
-        for option in host.security_opt or []:
-            if not security.claims(option) and not self._hooks.security_parse_option(option):
-                raise InvalidParameter(
-                    f'invalid --security-opt 2: "{option}"',
-                    help="no installed security plugin knows it: see pyengine drivers security",
-                )
-        self._hooks.security_validate(host)
-        check_extra_hosts(host.extra_hosts or [])
-        check_settings(config, host)
-        remap.check(host, self._bundles.id_maps)
-        self._bundles.check_cgroup_parent(host.cgroup_parent)
-        devicerequests.check(host.device_requests or (), self._defaults.devices)
-        if config.stop_signal:
-            signal_number(config.stop_signal)
-        for key, bindings in (host.port_bindings or {}).items():
-            parse_port(key)
-            for binding in bindings or ():
-                host_ports(binding.host_port)
-        adapt(
-            host,
-            self._facts,
-            self._options,
-            ipc_mode=self._defaults.ipc_mode,
-            cgroupns_mode=self._defaults.cgroupns_mode,
-        )
-        warnings = check_resources(host, self._facts)
-        if host.network_mode == "host" and host.port_bindings:
-            warnings.append("Published ports are discarded when using host network mode")
-        return [*warnings, *self._sandboxes.warnings(host)]
-
-    def _record(
-        self, name: str, config: ContainerConfig, host: HostConfig, image: Image
-    ) -> Container:
-        id = names.new_id()
-        host.network_mode = host.network_mode or "bridge"
-        if host.network_mode == "default":
-            host.network_mode = "bridge"
-        for mode in ("network_mode", "pid_mode", "ipc_mode"):
-            kind, _, ref = getattr(host, mode).partition(":")
-            if kind == "container":
-                # By its id, since a name can go to another container.
-                try:
-                    setattr(host, mode, f"container:{self.get(ref).id}")
-                except NotFound as error:
-                    if mode != "network_mode":  # which is looked for when the container starts
-                        raise InvalidParameter(error.brief) from None
-        host.links = links.bind(host, self.get)
-        host.restart_policy.name = host.restart_policy.name or "no"
-        host.runtime = host.runtime or self._runtimes.default
-        logs = self._logs.plan(host.log_config.type, host.log_config.config or {})
-        host.log_config = LogConfig(
-            type=host.log_config.type or self._logs.default,
-            config=self._logs.options(host.log_config.type, host.log_config.config or {}),
-        )
-        storage = self._known(Kind.STORAGE, (host.storage_opt or {}).get("driver", ""))
-        if not config.hostname:
-            config.hostname = os.uname().nodename if host.network_mode == "host" else id[:12]
-        command = [*(config.entrypoint or []), *(config.cmd or [])]
-        record = Container(
-            id=id,
-            name=name or names.random_name(self._registry.named),
-            created=timestamps.now(),
-            path=command[0],
-            args=command[1:],
-            config=config,
-            host_config=host,
-            image=image.id,
-            image_name=config.image,
-            base=image.chain[-1] if image.chain else "",
-            layer=names.new_id(),
-            drivers={
-                "storage": storage,
-                "runtime": self._runtimes.driver(host.runtime),
-                "logging": logs.writer,
-            },
-            log_options=logs.options,
-            log_sinks=logs.sinks,
-        )
-        check_tmpfs(record)
-        health.on_unhealthy(record)
-        record_attributes(record, record.log_options)
-        for sink in record.log_sinks:
-            record_attributes(record, sink.options)
-        return record
-
-    def _known(self, kind: Kind, asked: str) -> str:
-        name = asked or self._drivers.default(kind)
-        return self._drivers.get(kind, name).name
-
-    def _plan_volumes(
-        self, record: Container, made: MutableSequence[VolumeRecord]
-    ) -> Sequence[RecordChange]:
-        """What to commit for the container's new volumes, which are added to ``made``."""
-        changes: list[RecordChange] = []
-        for point in record.mounts:
-            if point.type != "volume":
-                continue
-            options = point.spec.volume_options if point.spec else None
-            driver = options.driver_config if options else None
-            volume, puts = self._volumes.prepare(
-                point.name,
-                _volume_driver(point),
-                driver.options if driver else None,
-                options.labels if options else None,
-            )
-            point.name, point.driver = volume.name, volume.driver
-            if puts:
-                changes += puts
-                made.append(volume)
-            point.source = self._volumes.mountpoint(volume.name)
-        return changes
-
     def _netns(self, live: Live) -> int | None:
         return self._sandboxes.open_netns(live.record) if live.shim is not None else None
 
@@ -692,10 +554,3 @@ def _creates(point: Any) -> bool:
     """A bind of ``-v``: its source is made when the container starts, if it is missing then."""
     options = point.spec.bind_options if point.spec else None
     return bool(options and options.create_mountpoint)
-
-
-def _volume_driver(point: MountPoint) -> str:
-    """The volume driver that a mount asks for; empty: the engine's."""
-    options = point.spec.volume_options if point.spec else None
-    driver = options.driver_config if options else None
-    return point.driver or (driver.name if driver else "")

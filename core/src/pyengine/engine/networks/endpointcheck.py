@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from pyengine.engine.model import EndpointIPAMConfig, EndpointSettings
+from pyengine.engine.networks.ipamcheck import refuse
 from pyengine.engine.networks.records import Network
 from pyengine.errors import InvalidParameter
 
@@ -41,11 +42,7 @@ def link_local(settings: EndpointSettings) -> list[str]:
 
 def check_addresses(network: Network, config: EndpointIPAMConfig) -> None:
     """``InvalidParameter`` that tells all that is wrong, in Docker's words; several as a list."""
-    mistakes = list(_mistakes(network, config))
-    if len(mistakes) > 1:
-        mistakes = [f"* {mistake}" for mistake in mistakes]
-    if mistakes:
-        raise InvalidParameter("\n".join(["invalid endpoint settings:", *mistakes]))
+    refuse("invalid endpoint settings:", list(_mistakes(network, config)))
 
 
 def _mistakes(network: Network, config: EndpointIPAMConfig) -> Iterator[str]:

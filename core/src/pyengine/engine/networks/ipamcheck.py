@@ -16,11 +16,15 @@ def check(configs: Sequence[IpamConfig], *, ipv6: bool) -> None:
 
     What is said of IPv6 counts only on a network that has it.
     """
-    mistakes = [mistake for config in configs for mistake in _mistakes(config, ipv6)]
+    refuse("invalid network config:", [m for config in configs for m in _mistakes(config, ipv6)])
+
+
+def refuse(title: str, mistakes: Sequence[str]) -> None:
+    """``InvalidParameter`` with all ``mistakes`` below ``title``; nothing if there are none."""
     if len(mistakes) > 1:
         mistakes = [f"* {mistake}" for mistake in mistakes]
     if mistakes:
-        raise InvalidParameter("\n".join(["invalid network config:", *mistakes]))
+        raise InvalidParameter("\n".join([title, *mistakes]))
 
 
 def _mistakes(config: IpamConfig, ipv6: bool) -> Iterator[str]:

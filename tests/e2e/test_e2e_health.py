@@ -94,11 +94,10 @@ def test_a_paused_container_is_not_asked(docker: Docker) -> None:
     last = docker.engine.inspect("h5")["State"]["Health"]["Log"][-1]
     time.sleep(1)
     health = docker.engine.inspect("h5")["State"]["Health"]
-    assert (health["Status"], health["Log"][-1]) == ("healthy", last)
+    assert (health["Status"], health["Log"][-1]) == ("unhealthy", last)
     docker("unpause", "h5")
-    assert eventually(
-        lambda: docker.engine.inspect("h5")["State"]["Health"]["Log"][-1]["Start"] > last["Start"]
-    )
+    assert is_now(docker, "h5", "healthy")
+    assert docker.engine.inspect("h5")["State"]["Health"]["Log"][-1]["Start"] > last["Start"]
 
 
 def test_the_check_of_the_image_and_none(docker: Docker) -> None:
@@ -137,6 +136,18 @@ def test_an_unhealthy_container_is_stopped(docker: Docker) -> None:
            "--health-cmd", "false", "--health-interval", "100ms", "--health-retries", "1",
            "--stop-timeout", "0", "busybox", "sleep", "1000")  # fmt: skip
     assert eventually(lambda: docker.state("h11", "{{.State.Status}}") == "exited", 20)
+
+
+def test_a_pause_hides_no_failure_after_it(docker: Docker) -> None:
+    docker("run", "-d", "--name", "h13", *CHECK, "--label", "pyengine.on-unhealthy=stop",
+           "--stop-timeout", "0", "busybox", "sh", "-c", "touch /ok; sleep 1000")  # fmt: skip
+    assert is_now(docker, "h13", "healthy")
+    docker("exec", "h13", "rm", "/ok")
+    docker("pause", "h13")
+    time.sleep(1)
+    assert docker.state("h13", "{{.State.Status}}") == "paused"
+    docker("unpause", "h13")
+    assert eventually(lambda: docker.state("h13", "{{.State.Status}}") == "exited", 20)
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])

@@ -65,7 +65,10 @@ class FakeEngine:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(20)
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+        self._accepting = threading.Thread(
+            target=self._accept, args=(self._listener,), daemon=True
+        )
+        self._accepting.start()
 
     def listen_tcp(self) -> int:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -81,6 +84,9 @@ class FakeEngine:
         return [request for request in self.seen if _route(request) == route]
 
     def close(self) -> None:
+        # A thread that is about to accept would do it on whoever has the descriptor by then.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
 
     def _accept(self, listener: socket.socket) -> None:

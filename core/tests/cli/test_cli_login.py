@@ -141,7 +141,7 @@ def test_an_identity_token_takes_the_password_s_place(
         "auth": base64.b64encode(b"u:").decode(),
         "identitytoken": "t0ken",
     }
-    engine.routes["POST /images/create"] = lambda request: request.chunks(b"")
+    engine.routes["POST /images/create"] = lambda request: request.chunks()
     pyengine("pull", "busybox")
     assert sent_auth(engine.requests("POST /images/create")[0]) == {
         "username": "u",
@@ -277,7 +277,7 @@ def test_a_helper_keeps_the_secret(engine: Any, pyengine: Run, config: Path, hel
     assert "unencrypted" not in outcome.err
     assert json.loads(config.read_text())["auths"] == {"r:5000": {}}
     assert json.loads(helper.read_text())["r:5000"]["Secret"] == "pw"
-    engine.routes["POST /images/create"] = lambda request: request.chunks(b"")
+    engine.routes["POST /images/create"] = lambda request: request.chunks()
     pyengine("pull", "-q", "r:5000/x")
     assert sent_auth(engine.requests("POST /images/create")[0]) == {
         "username": "ann",
@@ -328,13 +328,18 @@ def test_requests_carry_the_registry_s_credentials(
 ) -> None:
     pair = base64.b64encode(b"u:p:q").decode()
     write(config, {"auths": {"https://r.example/v1/": {"auth": pair}, INDEX: {"auth": "YTpi"}}})
-    engine.routes["POST /images/create"] = lambda request: request.chunks(b"")
-    engine.routes["POST /images/r.example%2Fa/push"] = lambda request: request.chunks(b"")
-    pyengine("pull", "-q", "r.example/a:b")
-    pyengine("push", "-q", "r.example/a:b")
-    pyengine("pull", "-q", "library/a")
-    pyengine("pull", "-q", "other.example/a")
-    pyengine("create", "--pull", "always", "r.example/a:b")
+    engine.routes["POST /images/create"] = lambda request: request.chunks()
+    engine.routes["POST /images/r.example%2Fa/push"] = lambda request: request.chunks()
+    engine.on("POST /containers/create", {"Id": "c"})
+    for words in (
+        "pull -q r.example/a:b",
+        "push -q r.example/a:b",
+        "pull -q library/a",
+        "pull -q other.example/a",
+        "create --pull always r.example/a:b",
+    ):
+        outcome = pyengine(*words.split())
+        assert (outcome.code, outcome.err) == (0, ""), words
     first, second, third, fourth = engine.requests("POST /images/create")
     push = engine.requests("POST /images/r.example%2Fa/push")[0]
     whole = {"username": "u", "password": "p:q", "serveraddress": "r.example"}

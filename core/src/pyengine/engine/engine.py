@@ -515,6 +515,7 @@ class Engine:
             self._registry, self.execs, self.events, self.lifecycle.restart, self.lifecycle.stop
         )
         self.lifecycle.running, self.lifecycle.ended = self.health.begin, self.health.end
+        self.lifecycle.resumed, self.lifecycle.paused = self.health.resume, self.health.end
         self.copying = Copying(self._registry, bundles, self.volumes, self.events)
         self.system = System(
             config, places, host, self._registry, self.images, self.networks, self.drivers,

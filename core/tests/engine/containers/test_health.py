@@ -50,6 +50,16 @@ def entered(health: Health, codes: list[int], rules: HealthConfig, age: float = 
     return health
 
 
+def test_what_is_news() -> None:
+    def told(health: Health, *codes: int) -> list[bool]:
+        results = [HealthResult(start="", end="", exit_code=code) for code in codes]
+        return [judge(health, result, HealthConfig(retries=2), 100) for result in results]
+
+    assert told(Health(), 0, 0, 1, 1, 1, 0) == [True, False, False, True, False, True]
+    paused = Health(status=HealthStatus.UNHEALTHY)
+    assert told(paused, 1, 1, 1) == [False, True, False]
+
+
 def test_failures_count_from_the_configured_number_on() -> None:
     rules = HealthConfig(retries=2)
     assert entered(Health(), [1], rules).status is HealthStatus.STARTING

@@ -57,18 +57,23 @@ def on_unhealthy(record: Container) -> str:
     return asked
 
 
-def judge(health: Health, result: HealthResult, config: HealthConfig, age: float) -> None:
-    """Enter ``result``, of a probe that began ``age`` seconds after the container did.
+def judge(health: Health, result: HealthResult, config: HealthConfig, age: float) -> bool:
+    """Enter ``result``, of a probe that began ``age`` seconds after the container did; True if this
+    is news: it became healthy, or failed once too often.
 
     While a container has not been healthy yet, failures within its start period do not count.
     """
     health.log = [*health.log[-(RESULTS - 1) :], result]
     if result.exit_code == 0:
+        news = health.status is not HealthStatus.HEALTHY
         health.failing_streak = 0
         health.status = HealthStatus.HEALTHY
-        return
+        return news
     if health.status is HealthStatus.STARTING and age < config.start_period / 1e9:
-        return
+        return False
+    retries = config.retries or RETRIES
     health.failing_streak += 1
-    if health.failing_streak >= (config.retries or RETRIES):
+    if health.failing_streak >= retries:
         health.status = HealthStatus.UNHEALTHY
+    # The status does not tell: it is "unhealthy" after a pause, too.
+    return health.failing_streak == retries

@@ -93,8 +93,13 @@ class HealthChecks:
             live.record.state.health = live.record.state.health or Health()
             self._watches[live.id] = asyncio.create_task(self._watch(live))
 
+    def resume(self, live: Live) -> None:
+        """The container goes on; how it is, its next answer tells."""
+        if live.id not in self._watches:
+            self.watch(live)
+
     def end(self, live: Live) -> None:
-        """The container has ended, or is to be watched anew."""
+        """The container has ended or is paused, or is to be watched anew."""
         task = self._watches.pop(live.id, None)
         if task is not None:
             task.cancel()
@@ -114,7 +119,7 @@ class HealthChecks:
         while True:
             await asyncio.sleep(_pause(live, config))
             if live.record.state.status is not Status.RUNNING:
-                continue  # a paused one answers nothing
+                continue  # paused for a moment, or by a user before this daemon started
             began = time.time_ns()
             try:
                 result = await self._probe(live, words, config, began)
@@ -161,9 +166,7 @@ class HealthChecks:
         health = live.record.state.health
         if health is None or live.removed:
             return
-        before = health.status
-        judge(health, result, config, age)
-        if health.status is before:
+        if not judge(health, result, config, age):
             return
         self._registry.save_soon(live)
         self._events.emit(

@@ -81,6 +81,9 @@ class Lifecycle:
         #: who wants to know that a container runs, before anybody else is told, and that it ended
         self.running: Callable[[Live], None] = _nobody
         self.ended: Callable[[Live], None] = _nobody
+        #: ... that a user paused it, and that it goes on
+        self.paused: Callable[[Live], None] = _nobody
+        self.resumed: Callable[[Live], None] = _nobody
 
     # -- verbs ---------------------------------------------------------------------------------
 
@@ -165,6 +168,7 @@ class Lifecycle:
     async def pause(self, live: Live) -> None:
         async with live.lock:
             await self._pause(live)
+            self.paused(live)
 
     async def unpause(self, live: Live) -> None:
         async with live.lock:
@@ -213,6 +217,7 @@ class Lifecycle:
         if not live.record.state.paused:
             return  # what woke it has ended it already
         live.record.state.status = Status.RUNNING
+        self.resumed(live)
         # Before anything that may let its end be told first.
         self._emit(live, "unpause")
         self._hooks.runtime_state_changed(live.record, "paused", "running")

@@ -65,9 +65,7 @@ class FakeEngine:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(path)
         self._listener.listen(20)
-        self._accepting = threading.Thread(
-            target=self._accept, args=(self._listener,), daemon=True
-        )
+        self._accepting = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
         self._accepting.start()
 
     def listen_tcp(self) -> int:

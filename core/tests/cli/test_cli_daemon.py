@@ -167,6 +167,18 @@ def test_an_engine_that_never_answers(daemon: Daemon, tmp_path: Path) -> None:
         autostart.start(client, argv, deadline=0.5)
 
 
+def test_an_engine_that_listens_and_never_answers(daemon: Daemon) -> None:
+    client = Client(Endpoint.parse(f"unix://{daemon.socket}"))
+    program = (
+        "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); "
+        "s.listen(); time.sleep(60)"
+    )
+    argv = [sys.executable, "-c", program, str(daemon.socket)]
+    with pytest.raises(CommandError, match=r"did not answer within 1 seconds"):
+        autostart.start(client, argv, deadline=1)
+    assert daemon.socket.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "argv"),
     [

@@ -76,6 +76,27 @@ def test_join_and_kill(group: Cgroup) -> None:
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == 9
 
 
+@pytest.mark.parametrize("layout", layouts(), ids=lambda at: f"{len(at.hierarchies)}-hierarchies")
+def test_a_parent_that_another_is_just_making(layout: Layout) -> None:
+    """As two first containers at once have it: the directory is there, and nothing is in it yet."""
+    for hierarchy in layout.hierarchies:
+        os.mkdir(hierarchy.mount + ROOT)
+        os.mkdir(hierarchy.mount + ROOT + "/deeper")
+    group = Cgroup(ROOT + "/deeper/a", layout)
+    try:
+        group.create()
+        pid = sleeper(group)
+        assert group.pids() == [pid]
+        unified = layout.unified
+        if unified is not None:
+            offered = cgroups.read(unified.mount + "/cgroup.controllers")
+            assert cgroups.read(group.directory_in(unified) + "/cgroup.controllers") == offered
+    finally:
+        parent = Cgroup(ROOT, layout)
+        parent.kill()
+        parent.remove()
+
+
 def test_freeze_thaw_and_kill_while_frozen(group: Cgroup) -> None:
     if group.layout.unified is None and group.layout.find("freezer") is None:
         pytest.skip("this kernel has no freezer in that layout")

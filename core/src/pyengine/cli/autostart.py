@@ -108,9 +108,9 @@ def _await(
     client: Client, process: subprocess.Popen[bytes], path: str, begin: int, deadline: float
 ) -> None:
     until = time.monotonic() + deadline
-    while time.monotonic() < until:
+    while (left := until - time.monotonic()) > 0:
         try:
-            client.ping()
+            client.ping(left)
         except NoEngine:
             pass
         else:

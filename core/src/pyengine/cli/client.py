@@ -64,10 +64,13 @@ class Client:
         return self._version
 
     def ping(self, timeout: float | None = None) -> dict[str, str]:
-        """Headers of ``/_ping``; NoEngine if nothing answers."""
+        """Headers of ``/_ping``; NoEngine if nothing answers, or not within ``timeout`` s."""
         try:
             connection = self._connect(timeout)
+            # One that is starting listens, and does not answer yet.
+            connection.stream.settimeout(timeout)
             response = connection.request("HEAD", "/_ping")
+            connection.stream.settimeout(None)
         except ConnectError as error:
             raise NoEngine(self.endpoint.url, error)
         if response.reusable:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyengine import config as configuration
 from pyengine import drivers as driver_module
-from pyengine.config import DEFAULT_DATA_ROOT, DEFAULT_FILE, Config
+from pyengine.config import DEFAULT_FILE, Config
 from pyengine.contracts.base import Driver, DriverContext, Kind
 from pyengine.contracts.frontend import Frontend, Listener
 from pyengine.contracts.logsink import LogSinkDriver
@@ -87,7 +84,7 @@ HEAL_EVERY = 5.0
 class Engine:
     """One engine on one data root.
 
-    ``open`` takes the root and starts the zygote, ``start`` restores and serves, ``close`` ends.
+    ``open`` starts the zygote and loads the rest, ``start`` restores and serves, ``close`` ends.
     """
 
     config: Config
@@ -113,11 +110,14 @@ class Engine:
     def __init__(
         self,
         config: Config,
+        places: Places,
         directory: Path = DEFAULT_FILE.parent,
         catalog: Catalog | None = None,
     ) -> None:
-        """``directory``: that of daemon.json. ``catalog``: what is installed, if it is known."""
+        """``places``: a root that is ours (:func:`root.take`). ``directory``: that of daemon.json.
+        ``catalog``: what is installed, if it is known."""
         self.config = config
+        self.places = places
         self._catalog = catalog or Catalog()
         self._directory = directory
         self.hooks = Hooks()
@@ -128,18 +128,13 @@ class Engine:
         self._background = Background()
         self._healer: asyncio.Task[None] | None = None
         self._warnings: list[str] = []
-        self._locks: list[int] = []
         self._restored = asyncio.Event()
 
     # -- open: nothing is served yet ---------------------------------------------------------------
 
     async def open(self) -> None:
-        """Take the data root, load the chosen drivers, start the zygote, read the database.
-
-        The zygote comes before database and sockets, so that it inherits none of them. Raises
-        ``Unavailable`` if another engine has the root, and the errors of drivers.
-        """
-        self.places = self._take_root()
+        """Load the chosen drivers, start the zygote, read the database. Raises the errors of
+        drivers."""
         config = self.config
         self.drivers = Drivers(
             self._catalog, self.places, config.choices(), config.for_plugins(), config.absent()
@@ -159,6 +154,7 @@ class Engine:
             loggers=self._contexts(Kind.LOGGING),
             shim_cgroup=f"/{self.places.prefix}-shims",
             on_zygote_restart=lambda: log.warning("the zygote had died; there is a new one"),
+            catalog=self._catalog,
         )
         self._zygote = asyncio.create_task(self.supervisor.start())
         # It is under way now, and takes another processor's time while this one loads the rest.
@@ -304,29 +300,6 @@ class Engine:
             except EngineError as error:
                 log.warning("the layers in storage driver %s are left alone: %s", name, error)
         return self._layers
-
-    def _take_root(self) -> Places:
-        data_root, exec_root = Path(self.config.data_root), Path(self.config.exec_root)
-        for path in (data_root, data_root / "containers", exec_root, exec_root / "s",
-                     exec_root / "b", exec_root / "netns"):  # fmt: skip
-            path.mkdir(mode=0o711, parents=True, exist_ok=True)
-        # Programs that containers gave set-id bits are not for users of the host (CVE-2021-41091).
-        data_root.chmod(0o710)
-        self._locks = [
-            _lock(data_root, f"another engine runs on {data_root}",
-                  "stop it, take over with --replace, or use another --data-root"),
-            _lock(exec_root, f"another engine uses {exec_root}",
-                  "give this one an --exec-root of its own"),
-        ]  # fmt: skip
-        id_file = data_root / "engine-id"
-        if not id_file.exists():
-            temporary = id_file.with_suffix(".new")
-            temporary.write_text(str(uuid.uuid4()))
-            temporary.replace(id_file)
-        engine_id = id_file.read_text().strip()
-        default = data_root == DEFAULT_DATA_ROOT
-        prefix = "pyengine" if default else f"pe{engine_id.replace('-', '')[:6]}"
-        return Places(data_root, exec_root, engine_id, prefix)
 
     def _load_security(self) -> None:
         names = self.config.security()
@@ -602,17 +575,3 @@ class Engine:
                 )
             except (EngineError, OSError) as error:
                 log.warning("the firewall cannot be looked at: %s", error)
-
-
-def _lock(root: Path, taken: str, advice: str) -> int:
-    """Hold a directory for as long as this process lives, under its pid."""
-    lock = os.open(root / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode().strip() or "?"
-        os.close(lock)
-        raise Unavailable(taken, f"its daemon is process {holder}", advice) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    return lock

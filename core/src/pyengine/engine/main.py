@@ -16,19 +16,22 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyengine import __version__, config, timestamps
 from pyengine.config.schema import schema
 from pyengine.contracts.frontend import Listener
-from pyengine.drivers import Catalog
-from pyengine.engine import listening, remap
+from pyengine.drivers import Catalog, Places
+from pyengine.engine import listening, remap, root
 from pyengine.engine.containers import realtime
-from pyengine.engine.engine import Engine
 from pyengine.engine.networks import defaultbridge
 from pyengine.errors import ConfigError, EngineError, Unavailable
 from pyengine.faults import set_role
 from pyengine.linux import heap
 from pyengine.oci import facts
+
+if TYPE_CHECKING:
+    from pyengine.engine.engine import Engine
 
 log = logging.getLogger("pyengine")
 
@@ -98,11 +101,13 @@ async def _serve(
         loop.add_signal_handler(ender, end, ender)
     loop.add_signal_handler(signal.SIGHUP, lambda: log.warning("SIGHUP: not before it is ready"))
     began = time.monotonic()
-    engine = Engine(settings, loaded.file.absolute().parent, catalog)
-    await engine.open()
+    places = root.take(settings)
     addresses = listening.addresses(settings)
     tls = listening.certificates(settings)
-    _set_oom_score(settings.oom_score_adjust)
+    pidfile = Path(settings.pidfile or Path(settings.exec_root) / "pyengine.pid")
+    if settings.pidfile:
+        _check_pidfile(pidfile)
+    # Long before anybody answers: who comes meanwhile waits, instead of being refused.
     listeners = [
         Listener(
             taken.get(address) or listening.listen(address, settings),
@@ -111,11 +116,9 @@ async def _serve(
         for address in addresses
     ]
     own = [_inode(address) for address in addresses]
-    pidfile = Path(settings.pidfile or Path(settings.exec_root) / "pyengine.pid")
-    if settings.pidfile:
-        _check_pidfile(pidfile)
     pidfile.write_text(f"{os.getpid()}\n")
     try:
+        engine = await _open(settings, places, loaded.file.absolute().parent, catalog)
         await engine.start(listeners)
         log.info(
             "pyengine %s ready in %.0f ms on %s",
@@ -140,6 +143,18 @@ async def _serve(
             if inode and _inode(address) == inode:
                 Path(address.removeprefix("unix://")).unlink(missing_ok=True)
     return 0
+
+
+async def _open(
+    settings: config.Config, places: Places, directory: Path, catalog: Catalog
+) -> Engine:
+    # It brings in all the rest, which takes most of the time that a start takes.
+    from pyengine.engine.engine import Engine
+
+    engine = Engine(settings, places, directory, catalog)
+    await engine.open()
+    _set_oom_score(settings.oom_score_adjust)
+    return engine
 
 
 def _missing(settings: config.Config) -> list[str]:
@@ -230,7 +245,7 @@ def _take_over(settings: config.Config) -> dict[str, socket.socket]:
     """
     data_root = Path(settings.data_root)
     try:
-        lock = os.open(data_root / "engine.lock", os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(data_root / root.LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return {}
     listeners: dict[str, socket.socket] = {}

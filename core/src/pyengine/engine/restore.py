@@ -137,7 +137,6 @@ class Restore:
             record.state.pid = shim.pid
             paused = shim.hello is not None and shim.hello.paused
             record.state.status = Status.PAUSED if paused else Status.RUNNING
-            live.process = self._process(live)
             self._lifecycle.adopted(live, shim)
             return
         if shim is not None:
@@ -169,15 +168,6 @@ class Restore:
             finished=time.time_ns(),
             error="the container ended without an exit record (shim killed, or host restarted)",
         )
-
-    def _process(self, live: Live) -> dict[str, object] | None:
-        path = self._bundles.files(live.record).bundle / "process.json"
-        try:
-            process: dict[str, object] = msgspec.json.decode(path.read_bytes())
-            return process
-        except (OSError, msgspec.DecodeError) as error:
-            log.warning("container %s: no exec until it is restarted: %s", live.id[:12], error)
-            return None
 
     async def _runtimes(self) -> list[str]:
         """Processes and cgroups of containers that no shim of ours holds."""

@@ -140,15 +140,16 @@ class Cgroup:
             except FileExistsError:
                 if read(directory + "/cgroup.procs").strip():
                     raise Conflict(f"cgroup {directory} already has processes in it") from None
-            if "cpuset" in hierarchy.controllers and not hierarchy.v2:
+            # Who has made a parent a moment ago may not have come to this yet.
+            if hierarchy.v2:
+                self.enable_controllers()
+            elif "cpuset" in hierarchy.controllers:
                 _inherit_cpuset(directory)
 
     def _make_parents(self, hierarchy: Hierarchy) -> None:
         names = self.path.split("/")[1:-1]
         directory = hierarchy.mount
         for name in names:
-            if hierarchy.v2:
-                enable_controllers(directory)
             directory += "/" + name
             with_existing = os.path.isdir(directory)
             if not with_existing:
@@ -162,11 +163,9 @@ class Cgroup:
                 # Children begin with their parent's processors, so that making one is one mkdir.
                 if not with_existing:
                     write(directory + "/cgroup.clone_children", "1")
-        if hierarchy.v2:
-            enable_controllers(directory)
 
     def enable_controllers(self) -> None:
-        """Have here what the root has, in a cgroup of version 2 that others have made."""
+        """Have here what the root has, in a cgroup of version 2, whoever has made it."""
         unified = self.layout.unified
         if unified is not None:
             directory = unified.mount
@@ -391,9 +390,11 @@ def join(task_files: list[int]) -> None:
 
 
 def _inherit_cpuset(directory: str) -> None:
+    """Have the parent's processors and memory nodes where there are none, which nobody can join."""
     for name in ("/cpuset.cpus", "/cpuset.mems"):
         if not read(directory + name).strip():
             parent = directory.rpartition("/")[0]
+            _inherit_cpuset(parent)
             write(directory + name, read(parent + name).strip())
 
 

@@ -49,14 +49,16 @@ def mounts(below: str = "") -> list[MountEntry]:
 
 def filesystem_of(path: str | os.PathLike[str]) -> str:
     """Type of the filesystem that holds ``path`` or, if it does not exist, its nearest parent."""
-    real = os.path.realpath(path)
-    best, fstype = -1, "unknown"
-    for mount in mounts():
-        inside = real == mount.target or real.startswith(mount.target.rstrip("/") + "/")
-        # Of several on one target the last is the visible one.
-        if inside and len(mount.target) >= best:
-            best, fstype = len(mount.target), mount.fstype
-    return fstype
+    real = os.fsencode(os.path.realpath(path))
+    best, fstype = -1, b"unknown"
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            target = _unescape(line.split(b" ", 5)[4])
+            inside = real == target or real.startswith(target.rstrip(b"/") + b"/")
+            # Of several on one target the last is the visible one.
+            if inside and len(target) >= best:
+                best, fstype = len(target), line.partition(b" - ")[2].partition(b" ")[0]
+    return fstype.decode()
 
 
 def _unescape(field: bytes) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 import os
 import signal
@@ -18,8 +17,9 @@ from typing import Any
 
 import msgspec
 
-from pyengine.contracts.base import DriverContext
-from pyengine.errors import DriverBroken, DriverDuplicate, DriverMissing, EngineError, Unavailable
+from pyengine.contracts.base import DriverContext, Kind
+from pyengine.drivers import Catalog
+from pyengine.errors import DriverBroken, EngineError, Unavailable
 from pyengine.linux import syscalls
 from pyengine.supervisor import interpreter, protocol, shimgroup
 from pyengine.supervisor.channel import Channel
@@ -86,7 +86,8 @@ class Supervisor:
 
     ``runtimes`` and ``loggers``: the drivers to preload, by name. ``shim_cgroup``: where zygote and
     shims live, from the root of each hierarchy; "" leaves them with the daemon.
-    ``on_zygote_restart``: called after a zygote that died was replaced.
+    ``on_zygote_restart``: called after a zygote that died was replaced. ``catalog``: what is
+    installed, for the first zygote; later ones get what is installed then.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Supervisor:
         loggers: dict[str, DriverContext],
         shim_cgroup: str,
         on_zygote_restart: Callable[[], None] | None = None,
+        catalog: Catalog | None = None,
     ) -> None:
         self._exec_root = exec_root
         self._runtimes = runtimes
@@ -107,6 +109,7 @@ class Supervisor:
         self._restarting: asyncio.Task[None] | None = None
         self._failures = 0
         self._closing = False
+        self._catalog = catalog
         self._installed: tuple[tuple[str, int], ...] = ()
         self._shims: weakref.WeakSet[Shim] = weakref.WeakSet()
         self._orphanage: asyncio.Task[None] | None = None
@@ -114,7 +117,7 @@ class Supervisor:
     # -- the zygote
 
     async def start(self) -> None:
-        """Start the zygote. Call it before database, locks and sockets of the daemon are open.
+        """Start the zygote, which inherits nothing that is open here.
 
         Raises ``DriverMissing``, ``DriverDuplicate`` or ``DriverBroken`` naming the driver.
         """
@@ -124,12 +127,13 @@ class Supervisor:
 
     async def _new_zygote(self) -> _Zygote:
         self._installed = _installed()
+        catalog, self._catalog = self._catalog or Catalog(), None
         config = ZygoteConfig(
             path=[os.path.abspath(entry) for entry in sys.path if os.path.exists(entry)],
             label=str(self._exec_root),
             shim_cgroup=self._shim_cgroup,
-            runtimes=_plugins("runtime", self._runtimes),
-            loggers=_plugins("logging", self._loggers),
+            runtimes=_plugins(Kind.RUNTIME, self._runtimes, catalog),
+            loggers=_plugins(Kind.LOGGING, self._loggers, catalog),
             rehearsal_dir=str(self._exec_root / "rehearsal"),
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -411,30 +415,12 @@ async def _with_descriptor(call: Callable[[int], Awaitable[None]] | None, fd: in
         os.close(fd)
 
 
-def _plugins(kind: str, contexts: Mapping[str, DriverContext]) -> list[Plugin]:
-    group = f"pyengine.{kind}"
-    # Once for all of a kind: it goes through everything that is installed.
-    points = importlib.metadata.entry_points(group=group)
-    plugins = []
-    for name, context in contexts.items():
-        found = {
-            (point.value, point.dist.name if point.dist else "")
-            for point in points.select(name=name)
-        }
-        if not found:
-            raise DriverMissing(
-                f"no {kind} driver {name!r} is installed",
-                help=f"install the package that offers it in {group}",
-            )
-        if len(found) > 1:
-            raise DriverDuplicate(
-                f"several packages offer {kind} driver {name!r}",
-                ", ".join(sorted(distribution for _, distribution in found)),
-                "uninstall all but one",
-            )
-        target, distribution = found.pop()
-        plugins.append(Plugin(name=name, target=target, distribution=distribution, context=context))
-    return plugins
+def _plugins(kind: Kind, contexts: Mapping[str, DriverContext], catalog: Catalog) -> list[Plugin]:
+    return [
+        Plugin(name=name, target=found.target, distribution=found.package, context=context)
+        for name, context in contexts.items()
+        for found in [catalog.find(kind, name)]
+    ]
 
 
 def _installed() -> tuple[tuple[str, int], ...]:

@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -60,6 +61,11 @@ class Files(msgspec.Struct, frozen=True):
     netns: Path
     #: where hosts, hostname and resolv.conf are: who shares another's network has its files
     names: Path
+
+    @property
+    def process(self) -> Path:
+        """The spec's process, for a later daemon that is asked for an exec."""
+        return self.bundle / "process.json"
 
     @property
     def hosts(self) -> Path:
@@ -160,6 +166,20 @@ class Bundles:
             netns=namespaces / short,
             names=directories / self._named_by(container).id,
         )
+
+    def process(self, live: Live) -> dict[str, Any]:
+        """What a running container's spec says of its process; ``EngineError`` if that is lost."""
+        if live.process is None:
+            try:
+                live.process = msgspec.json.decode(self.files(live.record).process.read_bytes())
+            except (OSError, msgspec.DecodeError) as error:
+                raise EngineError(
+                    f"container {live.id} cannot be entered: its spec is not known",
+                    str(error),
+                    "restart the container",
+                ) from error
+        assert live.process is not None
+        return live.process
 
     def write_resolv(self, container: Container) -> None:
         """Write a running container's resolv.conf anew, in place."""
@@ -375,8 +395,7 @@ class Bundles:
         self._hooks.security_contribute(container, spec)
         container.apparmor_profile = spec["process"].get("apparmorProfile", "")
         live.process = spec["process"]
-        # For the next daemon, which may be asked for an exec.
-        (files.bundle / "process.json").write_bytes(msgspec.json.encode(spec["process"]))
+        files.process.write_bytes(msgspec.json.encode(spec["process"]))
         options = dict(container.log_options)
         self._hooks.logging_opened(container, container.drivers["logging"], options)
         width, height = (host.console_size[1], host.console_size[0]) if config.tty else (0, 0)

@@ -18,7 +18,7 @@ from pyengine.engine.containers.service import Containers
 from pyengine.engine.events import Events
 from pyengine.engine.model import Exec, ExecConfig
 from pyengine.engine.names import new_id
-from pyengine.errors import Conflict, EngineError, InvalidParameter, NotFound, StartError
+from pyengine.errors import Conflict, InvalidParameter, NotFound, StartError
 from pyengine.hooks.manager import Hooks
 from pyengine.oci import users
 from pyengine.oci.spec import process_for_exec
@@ -141,9 +141,7 @@ class Execs:
         self, live: Live, config: ExecConfig, console_size: Sequence[int] | None
     ) -> dict[str, Any]:
         record = live.record
-        process = live.process
-        if process is None:
-            raise EngineError(f"container {live.id} cannot be entered: its spec is not known")
+        process = self._bundles.process(live)
         identity = None
         if config.user or record.host_config.group_add:
             root = os.open(f"/proc/{record.state.pid}/root", os.O_PATH | os.O_CLOEXEC)

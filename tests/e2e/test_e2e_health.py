@@ -100,6 +100,23 @@ def test_a_paused_container_is_not_asked(docker: Docker) -> None:
     assert docker.engine.inspect("h5")["State"]["Health"]["Log"][-1]["Start"] > last["Start"]
 
 
+def test_the_next_daemon_knows_that_a_paused_one_is_unhealthy(new_engine: EngineProcess) -> None:
+    engine = new_engine
+    engine.docker("run", "-d", "--name", "h14", *CHECK, "busybox",
+                  "sh", "-c", "touch /ok; sleep 1000")  # fmt: skip
+
+    def health() -> str:
+        return engine.out("inspect", "-f", HEALTH, "h14")
+
+    assert eventually(lambda: health() == "healthy")
+    engine.docker("pause", "h14")
+    engine.kill()
+    engine.start()
+    assert health() == "unhealthy"
+    engine.docker("unpause", "h14")
+    assert eventually(lambda: health() == "healthy")
+
+
 def test_the_check_of_the_image_and_none(docker: Docker) -> None:
     docker("run", "--name", "h6", "busybox", "true")
     docker("commit", "-c", 'HEALTHCHECK --interval=1h CMD ["true"]', "h6", "checked")

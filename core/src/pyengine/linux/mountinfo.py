@@ -49,6 +49,7 @@ def mounts(below: str = "") -> list[MountEntry]:
 
 def filesystem_of(path: str | os.PathLike[str]) -> str:
     """Type of the filesystem that holds ``path`` or, if it does not exist, its nearest parent."""
+    # Not with `mounts`: a start asks this, over as many mounts as there are containers.
     real = os.fsencode(os.path.realpath(path))
     best, fstype = -1, b"unknown"
     with open("/proc/self/mountinfo", "rb") as file:

@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
@@ -34,13 +33,7 @@ from pyengine.supervisor.title import Title
 SOCKET = 3
 
 
-def _path_hook(kind: type, value: Any) -> Any:
-    if kind is Path:
-        return Path(value)
-    raise NotImplementedError(kind)
-
-
-_decode_config = msgspec.json.Decoder(ZygoteConfig, dec_hook=_path_hook).decode
+_decode_config = msgspec.json.Decoder(ZygoteConfig, dec_hook=lambda kind, text: kind(text)).decode
 
 
 class Zygote:

@@ -167,8 +167,7 @@ class Lifecycle:
 
     async def pause(self, live: Live) -> None:
         async with live.lock:
-            await self._pause(live)
-            self.paused(live)
+            await self._pause(live, asked=True)
 
     async def unpause(self, live: Live) -> None:
         async with live.lock:
@@ -196,12 +195,14 @@ class Lifecycle:
             if live.shim is not None and live.record.state.paused:
                 await asyncio.shield(self._unpause(live))
 
-    async def _pause(self, live: Live) -> None:
+    async def _pause(self, live: Live, *, asked: bool = False) -> None:
         shim = live.running()
         if live.record.state.paused:
             raise Conflict(f"Container {live.id} is already paused")
         await shim.pause()
         live.record.state.status = Status.PAUSED
+        if asked:
+            self.paused(live)
         await self._registry.save(live)
         self._emit(live, "pause")
         self._hooks.runtime_state_changed(live.record, "running", "paused")

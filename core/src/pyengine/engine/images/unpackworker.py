@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import msgspec
@@ -88,14 +87,8 @@ class Failed(msgspec.Struct, tag=True):
 Report = Progress | Done | Failed
 
 
-def _path_hook(kind: type, value: Any) -> Any:
-    if kind is Path:
-        return Path(value)
-    raise NotImplementedError(kind)
-
-
 encode = msgspec.json.Encoder(enc_hook=str).encode
-_decode_setup = msgspec.json.Decoder(Setup, dec_hook=_path_hook).decode
+_decode_setup = msgspec.json.Decoder(Setup, dec_hook=lambda kind, text: kind(text)).decode
 _decode_job = msgspec.json.Decoder(Job).decode
 decode_report = msgspec.json.Decoder(Report).decode
 
